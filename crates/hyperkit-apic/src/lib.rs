@@ -1,0 +1,1 @@
+//! Local APIC and I/O APIC for engines that have none.

@@ -1,0 +1,1 @@
+//! Turns a kernel, a command line and a machine into RAM contents and registers.

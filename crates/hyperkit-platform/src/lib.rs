@@ -1,0 +1,1 @@
+//! The chips of the board: serial port, clock, power.

@@ -1,0 +1,159 @@
+//! The state of one processor.
+
+use std::sync::Arc;
+
+use hyperkit_bus::Bus;
+use hyperkit_hv::state::x86_64::{DescriptorTable, Segment};
+use hyperkit_mem::GuestRam;
+
+use crate::attention::Attention;
+use crate::flags::Flags;
+use crate::mem::Tlb;
+use crate::op::{FLAT, Op};
+use crate::trap::Fault;
+
+/// Segment registers by encoding.
+#[expect(missing_docs, reason = "the names are the registers'")]
+pub mod seg {
+    pub const ES: usize = 0;
+    pub const CS: usize = 1;
+    pub const SS: usize = 2;
+    pub const DS: usize = 3;
+    pub const FS: usize = 4;
+    pub const GS: usize = 5;
+}
+
+/// How instructions are decoded and addresses computed; part of the key of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CodeSize {
+    /// Real mode, virtual-8086 mode, or a 16-bit code segment.
+    Bits16,
+    /// A 32-bit code segment, in protected or compatibility mode.
+    Bits32,
+    /// 64-bit mode.
+    Bits64,
+}
+
+/// The x87 and SSE state in the layout of FXSAVE64 (SDM vol. 1 §10.5.1): XMM0 at byte 160, MXCSR at 24.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct FxArea(pub [u8; 512]);
+
+/// One processor. Handlers get it with the op to run.
+#[repr(C)]
+pub struct Cpu {
+    /// RAX … R15 by encoding, then [`crate::op::ZERO`] and [`crate::op::BLOCK`].
+    pub regs: [u64; 18],
+    /// RFLAGS.
+    pub flags: Flags,
+    /// The next instruction; up to date between blocks and after [`crate::op::Flow::Leave`]. Inside a block the
+    /// current one is `regs[BLOCK] + op.at`.
+    pub rip: u64,
+    /// Bases by encoding, then 0 for [`FLAT`]: what [`Cpu::address`] adds. In 64-bit mode all but FS and GS are 0
+    /// here, whatever the hidden part says.
+    pub seg_base: [u64; 8],
+    /// Which of the TLBs applies: it depends on the privilege level and on whether SMAP forbids user pages.
+    pub tlb_index: usize,
+    /// The TLBs, see [`Tlb`]; index [`Cpu::tlb_index`].
+    pub tlbs: Box<[Tlb; 3]>,
+    /// How the code segment is decoded.
+    pub code_size: CodeSize,
+    /// Current privilege level, 0 to 3.
+    pub cpl: u8,
+    /// The next instruction is in the shadow of STI, MOV SS or POP SS: no interrupt is taken before it.
+    pub shadow: bool,
+    /// The exception that a [`crate::trap::Trap`] speaks of.
+    pub fault: Option<Fault>,
+    /// x87 and SSE registers.
+    pub fx: FxArea,
+
+    /// ES, CS, SS, DS, FS, GS with hidden parts.
+    pub segments: [Segment; 6],
+    /// LDTR.
+    pub ldtr: Segment,
+    /// TR.
+    pub tr: Segment,
+    /// GDTR.
+    pub gdtr: DescriptorTable,
+    /// IDTR.
+    pub idtr: DescriptorTable,
+    /// CR0. Change it with the functions of [`crate::system`], which keep what is derived from it.
+    pub cr0: u64,
+    /// CR2.
+    pub cr2: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// DR0 to DR3, DR6, DR7.
+    pub debug: [u64; 6],
+    /// IA32_EFER.
+    pub efer: u64,
+    /// Model-specific registers that are plain storage, and the virtual clock.
+    pub msr: crate::system::msr::Msrs,
+    /// In HLT.
+    pub halted: bool,
+
+    /// Guest RAM.
+    pub ram: Arc<GuestRam>,
+    /// The board, while `run` is on the stack; null otherwise.
+    pub bus: *const Bus,
+    /// What others ask of this vCPU.
+    pub attention: Arc<Attention>,
+    /// Local APIC, timers and the way to the other vCPUs.
+    pub interrupts: crate::system::interrupts::Interrupts,
+    /// Decoded blocks.
+    pub blocks: crate::decode::blocks::Blocks,
+    /// Instructions retired.
+    pub retired: u64,
+}
+
+// SAFETY: `bus` is only set, and only followed, while `run` borrows the bus; a `Cpu` between runs holds null.
+unsafe impl Send for Cpu {}
+
+impl Cpu {
+    /// The board.
+    #[inline]
+    pub fn bus(&self) -> &Bus {
+        assert!(!self.bus.is_null(), "the bus is set for as long as `run` is on the stack");
+        // SAFETY: not null, so `run` is on the stack and the bus it borrows is alive.
+        unsafe { &*self.bus }
+    }
+
+    /// The linear address of an op's memory operand.
+    #[inline(always)]
+    pub fn address(&self, op: &Op) -> u64 {
+        let offset = self.offset(op);
+        if op.seg == FLAT { offset } else { self.segmented(op, offset) }
+    }
+
+    /// The effective address (without the segment base) of an op's memory operand, as LEA gives it before it is
+    /// cut to the operand size.
+    #[inline(always)]
+    pub fn offset(&self, op: &Op) -> u64 {
+        let sum = self.regs[usize::from(op.base) % 18]
+            .wrapping_add(self.regs[usize::from(op.index) % 18] << (op.scale & 3))
+            .wrapping_add(op.disp as i64 as u64);
+        if op.addr_bits == 64 {
+            sum
+        } else if op.addr_bits == 32 {
+            sum & 0xffff_ffff
+        } else {
+            sum & 0xffff
+        }
+    }
+
+    /// Adds the segment base; outside 64-bit mode linear addresses have 32 bits.
+    #[inline]
+    fn segmented(&self, op: &Op, offset: u64) -> u64 {
+        let linear = self.seg_base[usize::from(op.seg) & 7].wrapping_add(offset);
+        if self.code_size == CodeSize::Bits64 { linear } else { linear & 0xffff_ffff }
+    }
+
+    /// RIP of the instruction after `op`.
+    #[inline(always)]
+    pub fn next_rip(&self, op: &Op) -> u64 {
+        self.regs[usize::from(crate::op::BLOCK)] + u64::from(op.at) + u64::from(op.len)
+    }
+}

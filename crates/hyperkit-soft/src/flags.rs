@@ -1,0 +1,141 @@
+//! RFLAGS, with the arithmetic flags computed only when somebody looks.
+//!
+//! An arithmetic op stores its result and its carries; each flag is a function of those that does not depend on
+//! which op it was (the scheme of Mihocka and Shwartsman, "Virtualization Without Direct Execution or Jitting").
+
+/// Bits of RFLAGS (SDM vol. 1 §3.4.3).
+#[expect(missing_docs, reason = "the names are the SDM's")]
+pub mod bit {
+    pub const CF: u64 = 1 << 0;
+    pub const PF: u64 = 1 << 2;
+    pub const AF: u64 = 1 << 4;
+    pub const ZF: u64 = 1 << 6;
+    pub const SF: u64 = 1 << 7;
+    pub const TF: u64 = 1 << 8;
+    pub const IF: u64 = 1 << 9;
+    pub const DF: u64 = 1 << 10;
+    pub const OF: u64 = 1 << 11;
+    pub const IOPL: u64 = 3 << 12;
+    pub const NT: u64 = 1 << 14;
+    pub const RF: u64 = 1 << 16;
+    pub const VM: u64 = 1 << 17;
+    pub const AC: u64 = 1 << 18;
+    pub const VIF: u64 = 1 << 19;
+    pub const VIP: u64 = 1 << 20;
+    pub const ID: u64 = 1 << 21;
+    /// The six arithmetic flags.
+    pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
+}
+
+/// RFLAGS in pieces.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Flags {
+    /// ZF is `zero == 0`.
+    pub zero: u64,
+    /// SF is its bit 63; PF is the parity of its low byte. A result is sign-extended to 64 bits to be stored here.
+    pub sign: u64,
+    /// CF is bit 63, OF is bit 63 xor bit 62, AF is bit 3: the vector of carries out of each bit, moved up so
+    /// that the carry out of the operand's top bit is bit 63 (and AF put back at bit 3).
+    pub carries: u64,
+    /// All other bits of RFLAGS, where RFLAGS has them; the arithmetic ones are 0 here. Bit 1 is set on reading.
+    pub rest: u64,
+}
+
+impl Flags {
+    /// CF.
+    #[inline]
+    pub fn cf(&self) -> bool {
+        (self.carries as i64) < 0
+    }
+
+    /// OF.
+    #[inline]
+    pub fn of(&self) -> bool {
+        ((self.carries ^ (self.carries << 1)) as i64) < 0
+    }
+
+    /// ZF.
+    #[inline]
+    pub fn zf(&self) -> bool {
+        self.zero == 0
+    }
+
+    /// SF.
+    #[inline]
+    pub fn sf(&self) -> bool {
+        (self.sign as i64) < 0
+    }
+
+    /// PF.
+    #[inline]
+    pub fn pf(&self) -> bool {
+        (self.sign as u8).count_ones().is_multiple_of(2)
+    }
+
+    /// AF.
+    #[inline]
+    pub fn af(&self) -> bool {
+        self.carries & 8 != 0
+    }
+
+    /// Sets CF, keeps OF and the others.
+    #[inline]
+    pub fn set_cf(&mut self, cf: bool) {
+        self.set_cf_of(cf, self.of());
+    }
+
+    /// Sets CF and OF, keeps the others.
+    #[inline]
+    pub fn set_cf_of(&mut self, cf: bool, of: bool) {
+        self.carries = (self.carries & 8) | (u64::from(cf) << 63) | (u64::from(cf ^ of) << 62);
+    }
+
+    /// The arithmetic flags as RFLAGS has them.
+    pub fn arithmetic(&self) -> u64 {
+        let put = |set: bool, mask: u64| if set { mask } else { 0 };
+        put(self.cf(), bit::CF)
+            | put(self.pf(), bit::PF)
+            | put(self.af(), bit::AF)
+            | put(self.zf(), bit::ZF)
+            | put(self.sf(), bit::SF)
+            | put(self.of(), bit::OF)
+    }
+
+    /// Takes the arithmetic flags from an RFLAGS value, keeps the rest.
+    pub fn set_arithmetic(&mut self, rflags: u64) {
+        let is = |mask: u64| rflags & mask != 0;
+        self.zero = u64::from(!is(bit::ZF));
+        self.sign = (u64::from(is(bit::SF)) << 63) | u64::from(!is(bit::PF));
+        self.carries = u64::from(is(bit::AF)) << 3;
+        self.set_cf_of(is(bit::CF), is(bit::OF));
+    }
+
+    /// RFLAGS.
+    pub fn rflags(&self) -> u64 {
+        self.arithmetic() | (self.rest & !bit::ARITHMETIC) | 2
+    }
+
+    /// Takes all of an RFLAGS value, without any check of privilege.
+    pub fn set_rflags(&mut self, rflags: u64) {
+        self.set_arithmetic(rflags);
+        self.rest = rflags & !bit::ARITHMETIC & !2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_of_arithmetic_flags_survives() {
+        for n in 0..64u64 {
+            let spread = [bit::CF, bit::PF, bit::AF, bit::ZF, bit::SF, bit::OF];
+            let rflags = spread.iter().enumerate().map(|(i, mask)| if n >> i & 1 == 1 { *mask } else { 0 }).sum();
+            let mut flags = Flags { rest: bit::IF, ..Flags::default() };
+            flags.set_arithmetic(rflags);
+            assert_eq!(flags.arithmetic(), rflags);
+            assert_eq!(flags.rflags(), rflags | bit::IF | 2);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The engine's contract: machine, processors, interrupt lines.

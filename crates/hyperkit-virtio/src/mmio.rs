@@ -1,0 +1,1 @@
+//! The MMIO transport (virtio 1.2 §4.2).

@@ -1,0 +1,1 @@
+//! The library: configuration to machine to run.

@@ -1,0 +1,1 @@
+//! Runs the stack against links and host sockets.
