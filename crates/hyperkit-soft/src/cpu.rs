@@ -67,6 +67,8 @@ pub struct Cpu {
     pub fault: Option<Fault>,
     /// x87 and SSE registers.
     pub fx: FxArea,
+    /// Which of their instructions fault; [`Cpu::refresh_gate`] derives it from CR0 and CR4.
+    pub gate: crate::interp::gate::Gate,
 
     /// ES, CS, SS, DS, FS, GS with hidden parts.
     pub segments: [Segment; 6],

@@ -131,7 +131,8 @@ mod tests {
     fn every_combination_of_arithmetic_flags_survives() {
         for n in 0..64u64 {
             let spread = [bit::CF, bit::PF, bit::AF, bit::ZF, bit::SF, bit::OF];
-            let rflags = spread.iter().enumerate().map(|(i, mask)| if n >> i & 1 == 1 { *mask } else { 0 }).sum();
+            let rflags =
+                spread.iter().enumerate().map(|(i, mask)| if n >> i & 1 == 1 { *mask } else { 0 }).sum();
             let mut flags = Flags { rest: bit::IF, ..Flags::default() };
             flags.set_arithmetic(rflags);
             assert_eq!(flags.arithmetic(), rflags);

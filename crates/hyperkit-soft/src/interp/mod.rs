@@ -1,5 +1,6 @@
 //! What each unprivileged instruction does.
 
+pub mod gate;
 pub mod int;
 pub mod sse;
 pub mod x87;
