@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hyperkit_bus::Bus;
+use hyperkit_hv::X86State;
 use hyperkit_hv::state::x86_64::{DescriptorTable, Segment};
 use hyperkit_mem::GuestRam;
 
@@ -105,6 +106,8 @@ pub struct Cpu {
     pub attention: Arc<Attention>,
     /// Local APIC, timers and the way to the other vCPUs.
     pub interrupts: crate::system::interrupts::Interrupts,
+    /// What the TLBs hold, and the TLB of instruction fetches.
+    pub mmu: crate::mmu::tlb::Mmu,
     /// Decoded blocks.
     pub blocks: crate::decode::blocks::Blocks,
     /// Instructions retired.
@@ -114,7 +117,75 @@ pub struct Cpu {
 // SAFETY: `bus` is only set, and only followed, while `run` borrows the bus; a `Cpu` between runs holds null.
 unsafe impl Send for Cpu {}
 
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cpu")
+            .field("rip", &format_args!("{:#x}", self.rip))
+            .field("code_size", &self.code_size)
+            .field("cpl", &self.cpl)
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Cpu {
+    /// A processor after reset, on its own (number 0, no board, local APIC disconnected).
+    pub fn new(ram: Arc<GuestRam>) -> Box<Cpu> {
+        let mut cpu = Box::new(Cpu {
+            regs: [0; 18],
+            flags: Flags::default(),
+            rip: 0,
+            seg_base: [0; 8],
+            tlb_index: 2,
+            tlbs: Box::new([Tlb::empty(), Tlb::empty(), Tlb::empty()]),
+            code_size: CodeSize::Bits16,
+            cpl: 0,
+            shadow: false,
+            fault: None,
+            fx: FxArea([0; 512]),
+            segments: [Segment::default(); 6],
+            ldtr: Segment::default(),
+            tr: Segment::default(),
+            gdtr: DescriptorTable::default(),
+            idtr: DescriptorTable::default(),
+            cr0: 0,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            debug: [0; 6],
+            efer: 0,
+            msr: crate::system::msr::Msrs::default(),
+            halted: false,
+            ram,
+            bus: std::ptr::null(),
+            attention: Arc::new(Attention::default()),
+            interrupts: crate::system::interrupts::Interrupts::default(),
+            mmu: crate::mmu::tlb::Mmu::default(),
+            blocks: crate::decode::blocks::Blocks::default(),
+            retired: 0,
+        });
+        cpu.take_state(&X86State::after_reset());
+        cpu
+    }
+
+    /// A processor for tests of instructions: 64-bit mode at privilege level 0, flat segments, paging off with
+    /// linear addresses taken as physical (which no real processor allows), SSE and x87 on, an empty board.
+    ///
+    /// `code_size` may be set to anything afterwards; it holds until something reloads CS or a control register.
+    #[doc(hidden)]
+    pub fn for_tests(ram: Arc<GuestRam>) -> Box<Cpu> {
+        static BOARD: std::sync::LazyLock<Bus> = std::sync::LazyLock::new(Bus::default);
+        let mut cpu = Cpu::new(ram);
+        let mut state = X86State::pvh(0, 0);
+        state.cr0 = 0x33; // PE, MP, ET, NE
+        state.cr4 = 0x600; // OSFXSR, OSXMMEXCPT
+        state.efer = crate::system::efer::LME | crate::system::efer::LMA | crate::system::efer::SCE;
+        state.segments[seg::CS].rights = 0xa09b;
+        cpu.take_state(&state);
+        cpu.bus = &raw const *BOARD;
+        cpu
+    }
+
     /// The board.
     #[inline]
     pub fn bus(&self) -> &Bus {

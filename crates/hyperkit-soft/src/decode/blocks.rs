@@ -10,4 +10,7 @@ impl Blocks {
     pub fn written(&mut self, page: usize, first: u64, last: u64) {
         let _ = (page, first, last);
     }
+
+    /// Linear addresses may mean other pages than before: forgets what is keyed by them.
+    pub fn translations_changed(&mut self) {}
 }

@@ -1,8 +1,22 @@
 //! Address translation: page walks, TLB fills and the slow paths of loads and stores.
+//!
+//! Not done: faults of stack accesses to non-canonical addresses are #GP(0), where the SDM says #SS(0).
+
+pub mod tlb;
+pub mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use hyperkit_mem::GuestAddr;
 
 use crate::cpu::Cpu;
-use crate::mem::{Access, Width};
-use crate::trap::Trap;
+use crate::mem::{Access, TlbEntry, Width, tlb_slot};
+use crate::mmu::tlb::{GLOBAL, LARGE};
+use crate::mmu::walk::{Translation, WalkError};
+use crate::system::cr4;
+use crate::system::mode::{TLB_SMAP, TLB_SUPERVISOR, TLB_USER};
+use crate::trap::{Fault, Trap, vector};
 
 /// Where instructions are fetched from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,41 +29,232 @@ pub struct CodePage {
     pub host: *const u8,
 }
 
+/// Where an address leads, for an access inside one page.
+#[derive(Debug, Clone, Copy)]
+struct Target {
+    phys: u64,
+    /// Null for anything that is not RAM.
+    host: *mut u8,
+}
+
 impl Cpu {
     /// The rest of [`Cpu::load`]: fills the TLB, crosses pages, reaches devices.
     #[cold]
-    pub fn load_slow<T: Width>(&mut self, _linear: u64) -> Result<T, Trap> {
-        Err(self.undefined())
+    pub fn load_slow<T: Width>(&mut self, linear: u64) -> Result<T, Trap> {
+        let mut bytes = [0; 16];
+        let bytes = &mut bytes[..T::BYTES as usize];
+        self.read_linear(linear, bytes)?;
+        Ok(T::from_bytes(bytes))
     }
 
     /// The rest of [`Cpu::store`]: fills the TLB, crosses pages, reaches devices, drops decoded blocks.
     #[cold]
-    pub fn store_slow<T: Width>(&mut self, _linear: u64, _value: T) -> Result<(), Trap> {
-        Err(self.undefined())
+    pub fn store_slow<T: Width>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
+        let mut bytes = [0; 16];
+        let bytes = &mut bytes[..T::BYTES as usize];
+        value.to_bytes(bytes);
+        self.write_linear(linear, bytes)
+    }
+
+    /// Reads bytes at a linear address, at the current privilege. At most 4096 of them.
+    pub fn read_linear(&mut self, linear: u64, bytes: &mut [u8]) -> Result<(), Trap> {
+        let (first, rest) = bytes.split_at_mut(in_first_page(linear, bytes.len()));
+        let target = self.target(linear, Access::Read)?;
+        if !rest.is_empty() {
+            let second = self.target(self.page_after(linear), Access::Read)?;
+            self.read_target(second, rest);
+        }
+        self.read_target(target, first);
+        Ok(())
+    }
+
+    /// Writes bytes at a linear address, at the current privilege: all of them or none. At most 4096.
+    pub fn write_linear(&mut self, linear: u64, bytes: &[u8]) -> Result<(), Trap> {
+        let (first, rest) = bytes.split_at(in_first_page(linear, bytes.len()));
+        let target = self.target(linear, Access::Write)?;
+        if !rest.is_empty() {
+            let second = self.target(self.page_after(linear), Access::Write)?;
+            self.write_target(target, first);
+            self.write_target(second, rest);
+            return Ok(());
+        }
+        self.write_target(target, first);
+        Ok(())
     }
 
     /// Raises the page fault that a write of `len` bytes would raise, and otherwise fills the TLB.
-    pub fn probe_write(&mut self, _linear: u64, _len: u64) -> Result<(), Trap> {
-        Err(self.undefined())
+    pub fn probe_write(&mut self, linear: u64, len: u64) -> Result<(), Trap> {
+        self.target(linear, Access::Write)?;
+        if (linear & 0xfff) + len > 4096 {
+            self.target(self.page_after(linear), Access::Write)?;
+        }
+        Ok(())
     }
 
     /// Translates the address of an instruction; raises the page fault of a fetch. Code outside RAM is refused
     /// with #GP: nothing we run executes from devices.
-    pub fn fetch_page(&mut self, _linear: u64) -> Result<CodePage, Trap> {
-        Err(self.undefined())
+    pub fn fetch_page(&mut self, linear: u64) -> Result<CodePage, Trap> {
+        let user = self.tlb_index == TLB_USER;
+        if let Some(page) = self.mmu.find_fetch(linear, user) {
+            return Ok(page);
+        }
+        let found = self.walk_or_fault(linear, Access::Fetch)?;
+        let phys = found.phys & !0xfff;
+        let in_ram = self.ram.span(GuestAddr(phys), 4096).zip(self.ram.page_index(GuestAddr(phys)));
+        let Some((host, page)) = in_ram else { return Err(self.protection(0)) };
+        let code = CodePage { phys, page, host: host.as_ptr() };
+        self.mmu.note_size(linear, found.bytes);
+        self.mmu.keep_fetch(linear, user, flags_of(&found), code);
+        Ok(code)
     }
 
     /// Physical address of a linear one, at the current privilege.
-    pub fn translate(&mut self, _linear: u64, _access: Access) -> Result<u64, Trap> {
-        Err(self.undefined())
+    pub fn translate(&mut self, linear: u64, access: Access) -> Result<u64, Trap> {
+        self.walk_or_fault(linear, access).map(|found| found.phys)
     }
 
-    /// Forgets translations: all, or all but global ones.
-    pub fn flush_tlb(&mut self, _keep_global: bool) {}
+    /// Runs `action` with the rights of implicit supervisor accesses (descriptor tables, TSS, stacks of handlers),
+    /// which SMAP keeps from user pages whatever RFLAGS.AC says.
+    pub fn as_supervisor<R>(&mut self, action: impl FnOnce(&mut Cpu) -> R) -> R {
+        let before = self.tlb_index;
+        self.tlb_index = if self.cr4 & cr4::SMAP != 0 { TLB_SMAP } else { TLB_SUPERVISOR };
+        let result = action(self);
+        self.tlb_index = before;
+        result
+    }
 
-    /// Forgets the translation of one page, global or not (INVLPG).
-    pub fn flush_page(&mut self, _linear: u64) {}
+    fn walk_or_fault(&mut self, linear: u64, access: Access) -> Result<Translation, Trap> {
+        match self.walk(linear, access, self.tlb_index) {
+            Ok(found) => Ok(found),
+            Err(WalkError::NotCanonical) => Err(self.protection(0)),
+            Err(WalkError::Page(code)) => {
+                self.cr2 = if self.long_mode() { linear } else { linear & 0xffff_ffff };
+                Err(self.raise(Fault { vector: vector::PF, error: Some(code), after: false }))
+            }
+        }
+    }
 
-    /// Takes the write permission of a page of RAM out of every TLB: its blocks are about to be decoded.
-    pub fn protect_code(&mut self, _page: usize) {}
+    /// Where a data access at `linear` leads; fills the TLB if it is RAM.
+    fn target(&mut self, linear: u64, access: Access) -> Result<Target, Trap> {
+        let slot = tlb_slot(linear);
+        let entry = &self.tlbs[self.tlb_index].entries[slot];
+        let known = if access == Access::Write { entry.write } else { entry.read };
+        let within = (linear & 0xfff) as usize;
+        if known == linear & !0xfff {
+            let phys = (entry.phys & !0xfff) | within as u64;
+            return Ok(Target { phys, host: entry.host.wrapping_add(within) });
+        }
+        let found = self.walk_or_fault(linear, access)?;
+        let page = found.phys & !0xfff;
+        let Some(host) = self.ram.span(GuestAddr(page), 4096) else {
+            return Ok(Target { phys: found.phys, host: std::ptr::null_mut() });
+        };
+        self.fill(linear & !0xfff, &found, host.as_ptr());
+        Ok(Target { phys: found.phys, host: host.as_ptr().wrapping_add(within) })
+    }
+
+    fn fill(&mut self, linear: u64, found: &Translation, host: *mut u8) {
+        let slot = tlb_slot(linear);
+        let phys = found.phys & !0xfff;
+        let watched =
+            self.ram.page_index(GuestAddr(phys)).is_some_and(|page| self.ram.watch().contains(page));
+        let write = if found.writable && !watched { linear } else { TlbEntry::none(slot).write };
+        let entry = TlbEntry { read: linear, write, host, phys: phys | flags_of(found) };
+        self.tlbs[self.tlb_index].entries[slot] = entry;
+        self.mmu.note_size(linear, found.bytes);
+        if !found.global {
+            self.mmu.note_local(self.tlb_index, slot);
+        }
+    }
+
+    fn page_after(&self, linear: u64) -> u64 {
+        let next = (linear & !0xfff).wrapping_add(4096);
+        if self.long_mode() { next } else { next & 0xffff_ffff }
+    }
+
+    fn read_target(&mut self, target: Target, bytes: &mut [u8]) {
+        if target.host.is_null() {
+            self.device_read(target.phys, bytes);
+            return;
+        }
+        // SAFETY: `target` found `host` in a page of RAM, and the caller split the access at the page's end.
+        unsafe { copy_in(target.host, bytes) };
+    }
+
+    fn write_target(&mut self, target: Target, bytes: &[u8]) {
+        if target.host.is_null() {
+            self.device_write(target.phys, bytes);
+            return;
+        }
+        // SAFETY: as in `read_target`; a write was asked for when the target was found.
+        unsafe { copy_out(target.host, bytes) };
+        let Some(page) = self.ram.page_index(GuestAddr(target.phys)) else { return };
+        if self.ram.watch().contains(page) {
+            let first = target.phys & 0xfff;
+            self.blocks.written(page, first, first + bytes.len() as u64 - 1);
+        }
+    }
+
+    /// Reads what is not RAM.
+    fn device_read(&mut self, phys: u64, bytes: &mut [u8]) {
+        for (number, part) in bytes.chunks_mut(8).enumerate() {
+            self.bus().mmio_read(phys + number as u64 * 8, part);
+        }
+    }
+
+    /// Writes what is not RAM.
+    fn device_write(&mut self, phys: u64, bytes: &[u8]) {
+        for (number, part) in bytes.chunks(8).enumerate() {
+            self.bus().mmio_write(phys + number as u64 * 8, part);
+        }
+    }
+}
+
+fn flags_of(found: &Translation) -> u64 {
+    (if found.global { GLOBAL } else { 0 }) | (if found.bytes > 4096 { LARGE } else { 0 })
+}
+
+fn in_first_page(linear: u64, len: usize) -> usize {
+    len.min(4096 - (linear & 0xfff) as usize)
+}
+
+/// Copies from RAM in one access where the width allows it, so that aligned values are never torn.
+///
+/// # Safety
+/// `bytes.len()` bytes at `host` are mapped.
+unsafe fn copy_in(host: *const u8, bytes: &mut [u8]) {
+    match bytes.len() {
+        // SAFETY: the caller's promise, for each width.
+        1 => bytes.copy_from_slice(&unsafe { host.read_volatile() }.to_le_bytes()),
+        // SAFETY: as above.
+        2 => bytes.copy_from_slice(&unsafe { host.cast::<u16>().read_unaligned() }.to_le_bytes()),
+        // SAFETY: as above.
+        4 => bytes.copy_from_slice(&unsafe { host.cast::<u32>().read_unaligned() }.to_le_bytes()),
+        // SAFETY: as above.
+        8 => bytes.copy_from_slice(&unsafe { host.cast::<u64>().read_unaligned() }.to_le_bytes()),
+        // SAFETY: as above; `bytes` is not guest memory.
+        len => unsafe { std::ptr::copy_nonoverlapping(host, bytes.as_mut_ptr(), len) },
+    }
+}
+
+/// Copies to RAM in one access where the width allows it.
+///
+/// # Safety
+/// `bytes.len()` bytes at `host` are mapped.
+unsafe fn copy_out(host: *mut u8, bytes: &[u8]) {
+    match *bytes {
+        // SAFETY: the caller's promise, for each width.
+        [a] => unsafe { host.write_volatile(a) },
+        // SAFETY: as above.
+        [a, b] => unsafe { host.cast::<u16>().write_unaligned(u16::from_ne_bytes([a, b])) },
+        // SAFETY: as above.
+        [a, b, c, d] => unsafe { host.cast::<u32>().write_unaligned(u32::from_ne_bytes([a, b, c, d])) },
+        [a, b, c, d, e, f, g, h] => {
+            let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+            // SAFETY: as above.
+            unsafe { host.cast::<u64>().write_unaligned(value) }
+        }
+        // SAFETY: as above; `bytes` is not guest memory.
+        _ => unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), host, bytes.len()) },
+    }
 }

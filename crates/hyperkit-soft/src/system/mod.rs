@@ -1,7 +1,11 @@
 //! Everything privileged: modes, segments, exceptions, control and model-specific registers, CPUID.
 
 pub mod interrupts;
+pub mod mode;
 pub mod msr;
+pub mod state;
+
+pub use mode::{cr0, cr4, efer};
 
 use iced_x86::Instruction;
 
