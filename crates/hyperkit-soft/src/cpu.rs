@@ -212,8 +212,10 @@ impl Cpu {
             sum
         } else if op.addr_bits == 32 {
             sum & 0xffff_ffff
-        } else {
+        } else if op.addr_bits == 16 {
             sum & 0xffff
+        } else {
+            sum.wrapping_add(1 << 32)
         }
     }
 

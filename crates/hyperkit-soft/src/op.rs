@@ -29,6 +29,10 @@ pub const BLOCK: u8 = 17;
 /// `Op::seg` of an address that needs no segment base: a 64-bit address in a segment other than FS and GS.
 pub const FLAT: u8 = 6;
 
+/// `Op::addr_bits` of a 64-bit RIP-relative address whose displacement from the block's first byte is 2^31 or a
+/// little more: `disp` is its low half.
+pub const WIDE: u8 = 65;
+
 /// A decoded instruction: 32 bytes, immutable once its block is published.
 ///
 /// The memory operand, if there is one, is `base + (index << scale) + disp`, cut to `addr_bits`, plus the base
@@ -55,7 +59,7 @@ pub struct Op {
     pub scale: u8,
     /// Segment of the memory operand, as encoded (ES 0 … GS 5), or [`FLAT`].
     pub seg: u8,
-    /// Width of the address computation: 64, 32 or 16.
+    /// Width of the address computation: 64, 32, 16, or [`WIDE`].
     pub addr_bits: u8,
     /// First register operand: its number; for byte registers the offset of the byte in [`Cpu::regs`]
     /// (AL 0, CL 8, … AH 1, CH 9).

@@ -2,6 +2,8 @@
 
 pub mod blocks;
 pub mod operand;
+#[cfg(test)]
+mod tests;
 
 use iced_x86::Instruction;
 
