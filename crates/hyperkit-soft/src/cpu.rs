@@ -143,6 +143,7 @@ impl Cpu {
             shadow: false,
             fault: None,
             fx: FxArea([0; 512]),
+            gate: crate::interp::gate::Gate::default(),
             segments: [Segment::default(); 6],
             ldtr: Segment::default(),
             tr: Segment::default(),

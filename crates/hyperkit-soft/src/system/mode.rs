@@ -87,6 +87,7 @@ impl Cpu {
         };
         self.refresh_bases();
         self.refresh_privilege();
+        self.refresh_gate();
     }
 
     /// Computes the segment bases that addresses use.

@@ -23,6 +23,7 @@ impl Cpu {
         self.efer = state.efer;
         let bytes = state.fxsave.len().min(512);
         self.fx.0[..bytes].copy_from_slice(&state.fxsave[..bytes]);
+        self.fx.0[26..28].fill(0); // reserved bits of MXCSR, with which the host's LDMXCSR would fault
         self.halted = state.halted;
         self.cpl = (state.segments[seg::SS].rights >> 5 & 3) as u8;
         self.shadow = false;
