@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, OpKind, Register};
 
-use super::{convert, features, float, immediate, integer, moves};
+use super::{convert, features, float, immediate, integer, moves, state};
 use crate::decode::{Context, operand};
 use crate::op::{Handler, Op};
 
@@ -18,6 +18,7 @@ pub fn lower(instruction: &Instruction, context: &Context) -> Option<Op> {
         immediate::find(mnemonic)?
     } else {
         moves::find(code)
+            .or_else(|| state::find(code))
             .or_else(|| convert::find(code))
             .or_else(|| float::find(mnemonic).filter(|_| has_xmm(instruction)))
             .or_else(|| integer::find(mnemonic))?
@@ -43,7 +44,7 @@ fn fill(pair: [Handler; 2], instruction: &Instruction, context: &Context) -> Op 
 
 /// The register's encoding. (None of this family's takes a byte register without REX.)
 fn number(register: Register) -> u8 {
-    register.number() as u8
+    operand::register(register)
 }
 
 fn registers(instruction: &Instruction) -> impl Iterator<Item = Register> {

@@ -18,12 +18,16 @@ mod lower;
 mod moves;
 #[cfg(target_arch = "x86_64")]
 mod registers;
+#[cfg(target_arch = "x86_64")]
+mod state;
 
 use iced_x86::Instruction;
 
 use crate::decode::Context;
 use crate::op::Op;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use features::offered;
 pub use features::{SimdFeatures, offers};
 
 /// The op of an instruction of this family; `None` for any other.
