@@ -1,3 +1,45 @@
-//! The tasks.
+//! The project's tasks: `cargo xtask test|bench|tidy|ci`.
 
-fn main() {}
+mod bench;
+mod ci;
+mod packages;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  test              every test, with what they need installed first
+  bench boot        boot to power-off beside QEMU's TCG
+  bench cpu         speed of the interpreter on three loops, beside QEMU's TCG
+  bench run         `coracle run -- true`, warm: time and memory
+  tidy              the rules of the house that a compiler does not know
+  ci                formatting, lints, tidy, test
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test", rest @ ..] => test::test(rest),
+        ["bench", "boot", rest @ ..] => bench::boot(rest),
+        ["bench", "cpu", rest @ ..] => bench::cpu(rest),
+        ["bench", "run", rest @ ..] => bench::run(rest),
+        ["tidy"] => tidy::tidy(),
+        ["ci"] => ci::ci(),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
