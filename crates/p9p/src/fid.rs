@@ -1,0 +1,186 @@
+//! The fids of one session: what each stands for, from the walk that makes it to the clunk that forgets it.
+//!
+//! A fid is closed, open, or on an extended attribute, and changes at most once; nothing here does I/O, so the
+//! table's lock is held for moments only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::errno::Errno;
+use crate::filesystem::{Answer, Node, OpenFile, XattrFlags};
+use crate::message::Fid;
+
+/// Most fids of one session; a Linux client keeps one or two for each file that its cache knows.
+pub const FIDS_MAX: usize = 65_536;
+
+/// Longest extended attribute (`XATTR_SIZE_MAX`).
+const XATTR_BYTES_MAX: u64 = 65_536;
+
+/// An extended attribute on its way in: collected by writes, set at the clunk.
+#[derive(Debug)]
+pub(crate) struct XattrWrite {
+    pub name: Vec<u8>,
+    pub size: usize,
+    pub flags: XattrFlags,
+    pub value: Vec<u8>,
+}
+
+impl XattrWrite {
+    /// Begins an attribute of `size` bytes.
+    pub fn new(name: &[u8], size: u64, flags: XattrFlags) -> Answer<Self> {
+        if size > XATTR_BYTES_MAX {
+            return Err(Errno::E2BIG);
+        }
+        let size = usize::try_from(size).map_err(|_| Errno::E2BIG)?;
+        Ok(Self { name: name.to_vec(), size, flags, value: Vec::with_capacity(size) })
+    }
+
+    /// Takes the next piece: pieces come in order and no more than was announced.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Answer<usize> {
+        if offset != self.value.len() as u64 || self.value.len() + bytes.len() > self.size {
+            return Err(Errno::EINVAL);
+        }
+        self.value.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+}
+
+/// What was done with a fid.
+pub(crate) enum State {
+    /// Only walked to.
+    Closed,
+    /// Opened or created.
+    Open(Arc<dyn OpenFile>),
+    /// On an attribute's value, or the list of names.
+    XattrRead(Arc<[u8]>),
+    /// Collecting an attribute's value.
+    XattrWrite(XattrWrite),
+}
+
+/// A fid's node and state.
+pub(crate) struct Entry {
+    pub node: Arc<dyn Node>,
+    pub state: State,
+}
+
+/// What a read is from.
+pub(crate) enum Source {
+    File(Arc<dyn OpenFile>),
+    Xattr(Arc<[u8]>),
+}
+
+/// What became of a write.
+pub(crate) enum Sink {
+    File(Arc<dyn OpenFile>),
+    /// Taken into the attribute already.
+    Xattr(usize),
+}
+
+/// All fids of a session.
+#[derive(Default)]
+pub(crate) struct FidTable {
+    entries: Mutex<HashMap<Fid, Entry>>,
+}
+
+impl FidTable {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Fid, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node that `fid` stands for.
+    pub fn node(&self, fid: Fid) -> Answer<Arc<dyn Node>> {
+        self.lock().get(&fid).map(|entry| Arc::clone(&entry.node)).ok_or(Errno::EBADF)
+    }
+
+    /// The node and what was opened through the same fid.
+    pub fn node_and_file(&self, fid: Fid) -> Answer<(Arc<dyn Node>, Option<Arc<dyn OpenFile>>)> {
+        let entries = self.lock();
+        let entry = entries.get(&fid).ok_or(Errno::EBADF)?;
+        let file = match &entry.state {
+            State::Open(file) => Some(Arc::clone(file)),
+            _ => None,
+        };
+        Ok((Arc::clone(&entry.node), file))
+    }
+
+    /// The node of a fid that is not open yet.
+    pub fn closed_node(&self, fid: Fid) -> Answer<Arc<dyn Node>> {
+        match self.lock().get(&fid).ok_or(Errno::EBADF)? {
+            Entry { node, state: State::Closed } => Ok(Arc::clone(node)),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// The open file or directory of a fid.
+    pub fn file(&self, fid: Fid) -> Answer<Arc<dyn OpenFile>> {
+        match self.lock().get(&fid) {
+            Some(Entry { state: State::Open(file), .. }) => Ok(Arc::clone(file)),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    /// What a read of `fid` is from.
+    pub fn source(&self, fid: Fid) -> Answer<Source> {
+        match &self.lock().get(&fid).ok_or(Errno::EBADF)?.state {
+            State::Open(file) => Ok(Source::File(Arc::clone(file))),
+            State::XattrRead(value) => Ok(Source::Xattr(Arc::clone(value))),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    /// Where a write to `fid` goes; a piece of an attribute is taken at once.
+    pub fn sink(&self, fid: Fid, offset: u64, bytes: &[u8]) -> Answer<Sink> {
+        match &mut self.lock().get_mut(&fid).ok_or(Errno::EBADF)?.state {
+            State::Open(file) => Ok(Sink::File(Arc::clone(file))),
+            State::XattrWrite(xattr) => xattr.write(offset, bytes).map(Sink::Xattr),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    /// Whether `fid` can be made: it is not there, and there are not too many.
+    pub fn check_new(&self, fid: Fid) -> Answer<()> {
+        check_new(&self.lock(), fid)
+    }
+
+    /// Makes a fid that is not there yet.
+    pub fn insert(&self, fid: Fid, entry: Entry) -> Answer<()> {
+        let mut entries = self.lock();
+        check_new(&entries, fid)?;
+        entries.insert(fid, entry);
+        Ok(())
+    }
+
+    /// Changes a closed fid, if it still stands for `node`: another request may have been faster.
+    pub fn transform(&self, fid: Fid, node: &Arc<dyn Node>, entry: Entry) -> Answer<()> {
+        let mut entries = self.lock();
+        let old = entries.get_mut(&fid).ok_or(Errno::EBADF)?;
+        if !Arc::ptr_eq(&old.node, node) || !matches!(old.state, State::Closed) {
+            return Err(Errno::EINVAL);
+        }
+        let old = std::mem::replace(old, entry);
+        drop(entries);
+        // Closing a file may take its time: not under the lock.
+        drop(old);
+        Ok(())
+    }
+
+    /// Forgets a fid and returns what it was.
+    pub fn remove(&self, fid: Fid) -> Answer<Entry> {
+        self.lock().remove(&fid).ok_or(Errno::EBADF)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+fn check_new(entries: &HashMap<Fid, Entry>, fid: Fid) -> Answer<()> {
+    if fid == Fid::NONE || entries.contains_key(&fid) {
+        return Err(Errno::EBADF);
+    }
+    if entries.len() >= FIDS_MAX {
+        return Err(Errno::EMFILE);
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! Entries of host directories: made, linked, renamed and removed.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, linkat, mkdirat, mknodat, openat, renameat,
+    symlinkat, unlinkat,
+};
+use rustix::path::DecInt;
+
+use super::confined::Name;
+use super::node::HostNode;
+use crate::errno::Errno;
+use crate::filesystem::{Answer, Created, Node, NodeSpec, OpenFlags};
+use crate::qid::Qid;
+
+/// Longest target of a symbolic link, its NUL not counted (`PATH_MAX`).
+const TARGET_BYTES_MAX: usize = 4095;
+/// How often a create without EXCL starts again when others make and remove the name under it.
+const CREATE_ATTEMPTS: usize = 8;
+
+/// Changes owner and group, whatever kind of file it is.
+pub(super) fn give(fd: &OwnedFd, uid: Option<u32>, gid: Option<u32>) -> Answer<()> {
+    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    Ok(chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// A directory in which something may be made or removed, and a good name in it.
+fn writable<'a>(directory: &HostNode, name: &'a [u8]) -> Answer<Name<'a>> {
+    directory.check_directory()?;
+    let name = Name::new(name)?;
+    directory.share.check_writable()?;
+    Ok(name)
+}
+
+/// Makes a new file its maker's, with exactly the mode asked for. Of symbolic links, `mode` is `None`.
+fn settle(parent: &HostNode, new: &OwnedFd, mode: Option<u32>, gid: u32) -> Answer<()> {
+    let share = &parent.share;
+    let uid = share.ownership.map_uid(parent.client.uid);
+    let gid = share.ownership.map_gid(gid);
+    let uid = (share.privileged && uid != share.effective.0 && uid != u32::MAX).then_some(uid);
+    let gid = (gid != share.effective.1 && gid != u32::MAX).then_some(gid);
+    if uid.is_some() || gid.is_some() {
+        // The file is made: that it could not be given away as well must not undo that.
+        let _kept = give(new, uid, gid);
+    }
+    match mode {
+        // What the umask took away, or a change of owner may have.
+        Some(mode) if mode & share.umask != 0 || (uid.is_some() || gid.is_some()) && mode & 0o6000 != 0 => {
+            let mode = Mode::from_raw_mode(mode & 0o7777);
+            Ok(chmodat(&share.proc_fds, DecInt::from_fd(new), mode, AtFlags::empty())?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Settles the entry that was just made and returns its qid.
+fn settle_entry(parent: &HostNode, name: Name<'_>, mode: Option<u32>, gid: u32) -> Answer<Qid> {
+    let node = parent.find(name)?;
+    settle(parent, &node.fd, mode, gid)?;
+    Ok(node.qid)
+}
+
+/// Creates and opens a regular file; without EXCL one that is there is opened.
+pub(super) fn create(
+    parent: &HostNode,
+    name: &[u8],
+    (flags, host_flags): (OpenFlags, OFlags),
+    mode: u32,
+    gid: u32,
+) -> Answer<Created> {
+    let name = writable(parent, name)?;
+    let exclusive = host_flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    for _ in 0..CREATE_ATTEMPTS {
+        match openat(&parent.fd, name.as_os_str(), exclusive, Mode::from_raw_mode(mode & 0o7777)) {
+            Ok(fd) => {
+                let fd = Arc::new(fd);
+                settle(parent, &fd, Some(mode), gid)?;
+                let node = HostNode::adopt(&parent.share, parent.client, Arc::clone(&fd))?;
+                let file = node.open_file(fd, flags);
+                return Ok(Created { node, file });
+            }
+            Err(rustix::io::Errno::EXIST) if !flags.contains(OpenFlags::EXCL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        match parent.find(name) {
+            Ok(node) => {
+                let file = node.open(flags)?;
+                return Ok(Created { node, file });
+            }
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::ESTALE)
+}
+
+/// mkdir(2).
+pub(super) fn make_directory(parent: &HostNode, name: &[u8], mode: u32, gid: u32) -> Answer<Qid> {
+    let name = writable(parent, name)?;
+    mkdirat(&parent.fd, name.as_os_str(), Mode::from_raw_mode(mode & 0o7777))?;
+    settle_entry(parent, name, Some(mode), gid)
+}
+
+/// symlink(2). The target is the client's affair: nothing here follows it.
+pub(super) fn make_symlink(parent: &HostNode, name: &[u8], target: &[u8], gid: u32) -> Answer<Qid> {
+    let name = writable(parent, name)?;
+    match target.len() {
+        0 => return Err(Errno::ENOENT),
+        len if len > TARGET_BYTES_MAX => return Err(Errno::ENAMETOOLONG),
+        _ if target.contains(&0) => return Err(Errno::EINVAL),
+        _ => {}
+    }
+    symlinkat(OsStr::from_bytes(target), &parent.fd, name.as_os_str())?;
+    settle_entry(parent, name, None, gid)
+}
+
+/// mknod(2) of files, FIFOs and sockets; of devices it is refused, also to root.
+pub(super) fn make_node(parent: &HostNode, name: &[u8], spec: &NodeSpec) -> Answer<Qid> {
+    let name = writable(parent, name)?;
+    let kind = match spec.mode & 0o170_000 {
+        0 | 0o100_000 => FileType::RegularFile,
+        0o010_000 => FileType::Fifo,
+        0o140_000 => FileType::Socket,
+        0o020_000 | 0o060_000 => return Err(Errno::EPERM),
+        _ => return Err(Errno::EINVAL),
+    };
+    mknodat(&parent.fd, name.as_os_str(), kind, Mode::from_raw_mode(spec.mode & 0o7777), 0)?;
+    settle_entry(parent, name, Some(spec.mode), spec.gid)
+}
+
+/// link(2), of a symbolic link the link itself.
+pub(super) fn link(parent: &HostNode, target: &HostNode, name: &[u8]) -> Answer<()> {
+    let name = writable(parent, name)?;
+    let target_fd = DecInt::from_fd(&*target.fd);
+    Ok(linkat(&target.share.proc_fds, target_fd, &parent.fd, name.as_os_str(), AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// renameat(2).
+pub(super) fn rename(old: &HostNode, old_name: &[u8], new: &HostNode, new_name: &[u8]) -> Answer<()> {
+    let old_name = writable(old, old_name)?;
+    let new_name = writable(new, new_name)?;
+    Ok(renameat(&old.fd, old_name.as_os_str(), &new.fd, new_name.as_os_str())?)
+}
+
+/// rename(2) of what a node is, wherever it is now.
+pub(super) fn rename_node(node: &HostNode, directory: &HostNode, new_name: &[u8]) -> Answer<()> {
+    let new_name = writable(directory, new_name)?;
+    let (parent, name) = node.share.locate(&node.fd, node.key)?;
+    Ok(renameat(&parent, OsStr::from_bytes(&name), &directory.fd, new_name.as_os_str())?)
+}
+
+/// unlink(2) or rmdir(2).
+pub(super) fn unlink(parent: &HostNode, name: &[u8], is_directory: bool) -> Answer<()> {
+    let name = writable(parent, name)?;
+    Ok(unlinkat(&parent.fd, name.as_os_str(), removal(is_directory))?)
+}
+
+/// unlink(2) or rmdir(2) of what a node is, wherever it is now.
+pub(super) fn remove_node(node: &HostNode, is_directory: bool) -> Answer<()> {
+    node.share.check_writable()?;
+    let (parent, name) = node.share.locate(&node.fd, node.key)?;
+    Ok(unlinkat(&parent, OsStr::from_bytes(&name), removal(is_directory))?)
+}
+
+fn removal(is_directory: bool) -> AtFlags {
+    if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() }
+}
