@@ -14,3 +14,4 @@ pub mod rng;
 mod state;
 #[cfg(test)]
 mod testing;
+pub mod vsock;

@@ -24,6 +24,11 @@ impl DeviceQueue {
         queues.into_iter().map(|queue| queue.map(wrap)).collect()
     }
 
+    /// Number of entries.
+    pub(crate) fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
     /// Takes the next chain. A driver that broke the rules is told to reset, and then there is none.
     pub(crate) fn pop(&mut self) -> Option<Chain> {
         self.queue.pop(&self.ram).unwrap_or_else(|_| {
