@@ -1,6 +1,6 @@
 //! From an instruction of this family to its op.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::{convert, features, float, immediate, integer, moves, state};
 use crate::decode::{Context, operand};
@@ -31,10 +31,11 @@ fn fill(pair: [Handler; 2], instruction: &Instruction, context: &Context) -> Op 
     let kinds = (0..instruction.op_count()).map(|i| instruction.op_kind(i));
     let memory = kinds.clone().any(|kind| kind == OpKind::Memory);
     let mut op = operand::op(pair[usize::from(memory)], instruction, context);
-    for (i, kind) in kinds.enumerate() {
+    let masked = matches!(instruction.mnemonic(), Mnemonic::Maskmovdqu | Mnemonic::Maskmovq);
+    for (i, kind) in (0..).zip(kinds).skip(masked.into()) {
         match kind {
-            OpKind::Register if i == 0 => op.dst = number(instruction.op0_register()),
-            OpKind::Register if i == 1 => op.src = number(instruction.op1_register()),
+            OpKind::Register if i == u32::from(masked) => op.dst = number(instruction.op_register(i)),
+            OpKind::Register if i == 1 + u32::from(masked) => op.src = number(instruction.op_register(i)),
             OpKind::Immediate8 => op.imm = instruction.immediate8().into(),
             _ => {}
         }

@@ -111,7 +111,7 @@ impl Cpu {
         if self.fsw() & 0x80 != 0 { Err(self.plain_fault(vector::MF)) } else { Ok(()) }
     }
 
-    /// What every MMX instruction but EMMS does to the x87 state: TOP becomes 0 and all tags valid (SDM vol. 1
+    /// What every MMX instruction does to the x87 state (EMMS then empties the tags): TOP becomes 0 and all tags valid (SDM vol. 1
     /// §9.5.1).
     #[inline]
     pub fn enter_mmx(&mut self) {

@@ -37,7 +37,12 @@ impl Cpu {
         self.fx.0[..2].copy_from_slice(&((value & FCW_WRITABLE) | FCW_ONE).to_le_bytes());
     }
 
-    pub(super) fn set_fsw(&mut self, value: u16) {
+    /// Sets the status word. The image has the registers by their distance from TOP, so that they move if TOP does.
+    fn set_fsw(&mut self, value: u16) {
+        let up = usize::from((self.fsw() >> 11).wrapping_sub(value >> 11) & 7);
+        if up != 0 {
+            self.fx.0[ST..ST + 128].rotate_right(16 * up);
+        }
         self.fx.0[2..4].copy_from_slice(&value.to_le_bytes());
     }
 
@@ -58,6 +63,7 @@ impl Cpu {
 
     /// The state that FNINIT leaves; data registers keep their contents but are empty.
     fn initialise_x87(&mut self) {
+        self.set_fsw(0);
         self.fx.0[..24].fill(0);
         self.set_fcw(0x37f);
     }
@@ -244,6 +250,7 @@ fn frstor<const BYTES: usize>(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
 
 fn emms(cpu: &mut Cpu, _op: &Op) -> Result<Flow, Trap> {
     cpu.pass_mmx()?;
+    cpu.enter_mmx();
     cpu.fx.0[FTW] = 0;
     Ok(Flow::Next)
 }

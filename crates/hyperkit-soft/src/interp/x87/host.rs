@@ -129,7 +129,7 @@ pub fn indexed(code: Code) -> Option<[Host; 8]> {
         Code::Fstp_sti | Code::Fstp_sti_DFD0 | Code::Fstp_sti_DFD8 => stack!("fstp ", ""),
         Code::Fxch_st0_sti | Code::Fxch_st0_sti_DDC8 | Code::Fxch_st0_sti_DFC8 => stack!("fxch ", ""),
         Code::Ffree_sti => stack!("ffree ", ""),
-        Code::Ffreep_sti => stack!("ffree ", "\nfincstp"),
+        Code::Ffreep_sti => stack!("ffree ", "\nffree st(0)\nfincstp"),
         _ => return None,
     })
 }

@@ -1,0 +1,200 @@
+//! The differential test: every unprivileged instruction form that the processor offers in 64-bit mode, from random
+//! states, against the host's own processor.
+//!
+//! Registers, RIP, flags (but those that the SDM leaves undefined), x87, SSE and memory must come out the same, and
+//! so must exceptions. `DIFFERENTIAL_ROUNDS` says how many states each form gets, `DIFFERENTIAL_SEED` which,
+//! `DIFFERENTIAL_ONLY` which forms (part of the name of their iced `Code`).
+//!
+//! What is left out is said, with the reason, in `exempt.rs`, and counted in the report. FIP, FDP and FOP are not
+//! compared: processors differ in when they keep them.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+mod cases;
+mod exempt;
+mod forms;
+mod guest;
+mod native;
+mod random;
+mod state;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use forms::{Form, Instance};
+use guest::Guest;
+use native::Native;
+use random::Random;
+use state::Outcome;
+
+/// Where the test's memory is, on the host and in the guest.
+pub const BASE: u64 = 0x200_0000;
+/// Its size.
+pub const BYTES: usize = 0x1_0000;
+/// The part that instructions write, and that is compared.
+pub const COMPARED: usize = 0xc000;
+/// Where memory operands begin …
+pub const DATA: u64 = BASE + 0x2000;
+/// … and the room they have.
+pub const DATA_BYTES: u64 = 0x2000;
+/// About where the stack pointer is.
+pub const STACK: u64 = BASE + 0x9000;
+/// Where the instruction is.
+pub const CODE: u64 = BASE + 0xe000;
+
+/// States for each form by default.
+const ROUNDS: u64 = 150;
+/// Forms that must have run, or the test has lost part of what it is for.
+const FORMS_MIN: usize = 650;
+/// Failures shown for each form.
+const SHOWN: usize = 2;
+
+/// What happened to a form.
+enum Verdict {
+    Agreed,
+    Differed(String),
+    NotOffered,
+    NotEncodable,
+}
+
+struct Bench {
+    native: Native,
+    guest: Guest,
+    rounds: u64,
+}
+
+impl Bench {
+    fn new(rounds: u64, random: &mut Random) -> Bench {
+        let mut bench = Bench { native: Native::new(), guest: Guest::new(), rounds };
+        let native = bench.native.memory();
+        native.iter_mut().for_each(|byte| *byte = random.next() as u8);
+        native[COMPARED..].fill(0xcc);
+        bench.guest.memory().copy_from_slice(bench.native.memory());
+        bench
+    }
+
+    fn check(&mut self, form: Form, random: &mut Random) -> Verdict {
+        let mut failures = Vec::new();
+        let mut ran = false;
+        for _ in 0..self.rounds {
+            let Some(mut built) = (0..20).find_map(|_| forms::instance(form, random)) else {
+                return Verdict::NotEncodable;
+            };
+            if !self.guest.offers(&built.bytes) {
+                return Verdict::NotOffered;
+            }
+            ran = true;
+            let seed = random.0;
+            if let Some(difference) = self.compare(&mut built, random) {
+                failures.push(format!(
+                    "  {:02x?} {:?} (state {seed:#x})\n{difference}",
+                    built.bytes,
+                    built.instruction.code()
+                ));
+            }
+        }
+        assert!(ran, "at least one round");
+        if failures.is_empty() {
+            return Verdict::Agreed;
+        }
+        let (count, rounds) = (failures.len(), self.rounds);
+        failures.truncate(SHOWN);
+        Verdict::Differed(format!("{form:?}: {count} of {rounds} differ\n{}", failures.join("")))
+    }
+
+    /// Runs an instance on both; says how they differ.
+    fn compare(&mut self, built: &mut Instance, random: &mut Random) -> Option<String> {
+        let (before, pokes) = cases::starting_state(built, random);
+        let code = (CODE - BASE) as usize;
+        self.native.memory()[code..code + built.bytes.len()].copy_from_slice(&built.bytes);
+        for (at, bytes) in &pokes {
+            let at = (at - BASE) as usize;
+            self.native.memory()[at..at + bytes.len()].copy_from_slice(bytes);
+            self.guest.memory()[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        let host = self.native.run(&before);
+        let ours = self.guest.run(&before, &built.bytes);
+        self.native.memory()[code..code + built.bytes.len()].fill(0xcc);
+
+        if host.outcome == Outcome::Done {
+            exempt::even_out(built, self.native.memory(), self.guest.memory());
+        }
+        let undefined = exempt::undefined(&built.instruction, &before, &host);
+        let mut text = host.differences(&ours, undefined);
+        let (theirs, mine) = (&self.native.memory()[..COMPARED], &self.guest.memory()[..COMPARED]);
+        if let Some(at) = (0..COMPARED).find(|at| theirs != mine && theirs[*at] != mine[*at]) {
+            let _ = writeln!(
+                text,
+                "    memory at {:#x}\n      host {:02x?}\n      ours {:02x?}",
+                BASE + at as u64,
+                &theirs[at..(at + 16).min(COMPARED)],
+                &mine[at..(at + 16).min(COMPARED)]
+            );
+            let host = self.native.memory().to_vec();
+            self.guest.memory()[..COMPARED].copy_from_slice(&host[..COMPARED]);
+        }
+        if text.is_empty() {
+            return None;
+        }
+        let _ = writeln!(
+            text,
+            "    before {}",
+            before.differences(&host, state::Undefined::default()).replace('\n', "\n    ")
+        );
+        Some(text)
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn every_offered_form_does_what_the_host_does() {
+    let seed = setting("DIFFERENTIAL_SEED", 1);
+    let rounds = setting("DIFFERENTIAL_ROUNDS", ROUNDS);
+    let only = std::env::var("DIFFERENTIAL_ONLY").unwrap_or_default();
+    let mut random = Random(seed);
+    let mut bench = Bench::new(rounds, &mut random);
+    let mut skipped: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut failures = Vec::new();
+    let (mut agreed, mut not_offered) = (0, Vec::new());
+    for form in forms::all() {
+        let name = format!("{:?}", form.code);
+        if !name.to_lowercase().contains(&only.to_lowercase()) {
+            continue;
+        }
+        if let Some(reason) = exempt::skipped(form) {
+            skipped.entry(reason).or_default().push(name);
+            continue;
+        }
+        match bench.check(form, &mut random) {
+            Verdict::Agreed => agreed += 1,
+            Verdict::Differed(text) => failures.push(text),
+            Verdict::NotOffered => not_offered.push(name),
+            Verdict::NotEncodable => skipped.entry("no instance can be encoded").or_default().push(name),
+        }
+    }
+    report(seed, rounds, agreed, &failures, &skipped, &not_offered);
+    assert!(failures.is_empty(), "{} forms differ from the host's processor", failures.len());
+    assert!(agreed >= FORMS_MIN || !only.is_empty(), "only {agreed} forms ran");
+}
+
+#[expect(clippy::print_stdout, reason = "what was covered is part of the result")]
+fn report(
+    seed: u64,
+    rounds: u64,
+    agreed: usize,
+    failures: &[String],
+    skipped: &BTreeMap<&str, Vec<String>>,
+    not_offered: &[String],
+) {
+    let mut text = String::new();
+    failures.iter().for_each(|failure| text.push_str(failure));
+    for (reason, names) in skipped {
+        let _ = writeln!(text, "skipped {} forms, {reason}: {}", names.len(), names.join(" "));
+    }
+    let _ = writeln!(text, "not offered: {} forms: {}", not_offered.len(), not_offered.join(" "));
+    let _ =
+        writeln!(text, "{agreed} forms agree, {} differ ({rounds} states each, seed {seed})", failures.len());
+    println!("{text}");
+}

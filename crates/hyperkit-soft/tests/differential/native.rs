@@ -1,0 +1,162 @@
+//! One instruction on the host's own processor.
+//!
+//! An `int3` of ours enters the signal handler, which replaces the whole interrupted context (general registers,
+//! flags, x87 and SSE state) by the test's and returns into the code under test. The code ends in `int3` wherever
+//! it may go; that, or the fault it raises, enters the handler again, which keeps the context as the result and
+//! puts ours back.
+
+use std::arch::asm;
+use std::ptr::{self, addr_of_mut};
+
+use crate::state::{FX_BYTES, Outcome, State};
+use crate::{BASE, BYTES};
+
+/// Offset of `XSTATE_BV` in a signal frame's extended state.
+const XSTATE_BV: usize = 512;
+/// Positions of RAX … R15, by encoding, among the saved registers.
+const GREGS: [i32; 16] = [
+    libc::REG_RAX,
+    libc::REG_RCX,
+    libc::REG_RDX,
+    libc::REG_RBX,
+    libc::REG_RSP,
+    libc::REG_RBP,
+    libc::REG_RSI,
+    libc::REG_RDI,
+    libc::REG_R8,
+    libc::REG_R9,
+    libc::REG_R10,
+    libc::REG_R11,
+    libc::REG_R12,
+    libc::REG_R13,
+    libc::REG_R14,
+    libc::REG_R15,
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Idle,
+    Entering,
+    Running,
+}
+
+struct Run {
+    phase: Phase,
+    state: State,
+    saved_gregs: [i64; 23],
+    saved_fx: [u8; FX_BYTES],
+}
+
+static mut RUN: Run =
+    Run { phase: Phase::Idle, state: State::zero(), saved_gregs: [0; 23], saved_fx: [0; FX_BYTES] };
+
+/// The host's processor, with memory at [`BASE`]. One per process.
+pub struct Native(());
+
+impl Native {
+    /// Maps the memory and takes over the signals of faults.
+    pub fn new() -> Native {
+        // SAFETY: maps fresh memory where nothing is mapped (NOREPLACE), an alternate stack of its own, and
+        // installs a handler that is sound for every context that it may meet.
+        unsafe {
+            let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+            let at = libc::mmap(BASE as *mut _, BYTES, prot, flags, -1, 0);
+            assert_eq!(at as u64, BASE, "the test's memory must be mappable at {BASE:#x}");
+            let stack_bytes = 1 << 16;
+            let stack = libc::stack_t {
+                ss_sp: Box::leak(vec![0u8; stack_bytes].into_boxed_slice()).as_mut_ptr().cast(),
+                ss_flags: 0,
+                ss_size: stack_bytes,
+            };
+            assert_eq!(libc::sigaltstack(&stack, ptr::null_mut()), 0);
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_signal as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+            for signal in [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
+                assert_eq!(libc::sigaction(signal, &action, ptr::null_mut()), 0);
+            }
+        }
+        Native(())
+    }
+
+    /// The memory.
+    pub fn memory(&mut self) -> &mut [u8] {
+        // SAFETY: mapped in `new`, for ever, and only reached through `self`.
+        unsafe { std::slice::from_raw_parts_mut(BASE as *mut u8, BYTES) }
+    }
+
+    /// Runs from `state` until an `int3` or a fault.
+    pub fn run(&mut self, state: &State) -> State {
+        // SAFETY: `self` is the only one to touch RUN, but for the handler, which runs inside the `int3`; the
+        // handler gives every register back as it was.
+        unsafe {
+            let run = addr_of_mut!(RUN);
+            (*run).state = *state;
+            (*run).phase = Phase::Entering;
+            asm!("int3");
+            (*run).state
+        }
+    }
+}
+
+extern "C" fn on_signal(signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes the interrupted context, which lies on the alternate stack and is ours to change;
+    // RUN is only touched here while `run` waits in its `int3`.
+    unsafe {
+        let run = &mut *addr_of_mut!(RUN);
+        let machine = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext;
+        let fx = machine.fpregs.cast::<u8>();
+        match run.phase {
+            Phase::Entering => {
+                run.saved_gregs = machine.gregs;
+                ptr::copy_nonoverlapping(fx, run.saved_fx.as_mut_ptr(), FX_BYTES);
+                enter(&mut machine.gregs, fx, &run.state);
+                run.phase = Phase::Running;
+            }
+            Phase::Running => {
+                leave(&machine.gregs, fx, &mut run.state);
+                machine.gregs = run.saved_gregs;
+                ptr::copy_nonoverlapping(run.saved_fx.as_ptr(), fx, FX_BYTES);
+                run.phase = Phase::Idle;
+            }
+            Phase::Idle => {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `fx` is the extended state of a signal frame.
+unsafe fn enter(gregs: &mut [i64; 23], fx: *mut u8, state: &State) {
+    for (register, position) in state.gpr.iter().zip(GREGS) {
+        gregs[position as usize] = *register as i64;
+    }
+    gregs[libc::REG_RIP as usize] = state.rip as i64;
+    gregs[libc::REG_EFL as usize] = state.rflags as i64;
+    // SAFETY: the caller's promise; the frame of every x86-64 with XSAVE is longer than its header.
+    unsafe {
+        ptr::copy_nonoverlapping(state.fx.as_ptr(), fx, FX_BYTES);
+        *fx.add(XSTATE_BV) |= 3;
+    }
+}
+
+/// # Safety
+/// As [`enter`].
+unsafe fn leave(gregs: &[i64; 23], fx: *const u8, state: &mut State) {
+    for (register, position) in state.gpr.iter_mut().zip(GREGS) {
+        *register = gregs[position as usize] as u64;
+    }
+    let vector = gregs[libc::REG_TRAPNO as usize] as u8;
+    let breakpoint = vector == 3;
+    state.rip = gregs[libc::REG_RIP as usize] as u64 - u64::from(breakpoint);
+    state.rflags = gregs[libc::REG_EFL as usize] as u64;
+    state.outcome = if breakpoint {
+        Outcome::Done
+    } else {
+        Outcome::Fault { vector, error: gregs[libc::REG_ERR as usize] as u16 }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { ptr::copy_nonoverlapping(fx, state.fx.as_mut_ptr(), FX_BYTES) };
+}
