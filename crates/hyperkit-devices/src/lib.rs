@@ -9,6 +9,7 @@
 
 pub mod block;
 pub mod console;
+pub mod net;
 mod queue;
 pub mod rng;
 mod state;

@@ -143,7 +143,7 @@ impl Executor<'_> {
     fn ranges(&mut self, kind: u32, reader: &mut Reader<'_>) -> Result<(), Failure> {
         self.check_writable()?;
         let total = reader.remaining();
-        if total == 0 || total % 16 != 0 || total > 16 * RANGES_MAX as u64 {
+        if total == 0 || !total.is_multiple_of(16) || total > 16 * RANGES_MAX as u64 {
             return Err(Failure::Io);
         }
         while reader.remaining() > 0 {
