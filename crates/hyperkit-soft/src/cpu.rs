@@ -206,8 +206,9 @@ impl Cpu {
     /// cut to the operand size.
     #[inline(always)]
     pub fn offset(&self, op: &Op) -> u64 {
-        let sum = self.regs[usize::from(op.base) % 18]
-            .wrapping_add(self.regs[usize::from(op.index) % 18] << (op.scale & 3))
+        let sum = self
+            .reg(op.base)
+            .wrapping_add(self.reg(op.index) << (op.scale & 3))
             .wrapping_add(op.disp as i64 as u64);
         if op.addr_bits == 64 {
             sum
@@ -230,6 +231,6 @@ impl Cpu {
     /// RIP of the instruction after `op`.
     #[inline(always)]
     pub fn next_rip(&self, op: &Op) -> u64 {
-        self.regs[usize::from(crate::op::BLOCK)] + u64::from(op.at) + u64::from(op.len)
+        self.regs[usize::from(crate::op::BLOCK)].wrapping_add(u64::from(op.at) + u64::from(op.len))
     }
 }

@@ -3,6 +3,8 @@
 //! An arithmetic op stores its result and its carries; each flag is a function of those that does not depend on
 //! which op it was (the scheme of Mihocka and Shwartsman, "Virtualization Without Direct Execution or Jitting").
 
+use crate::interp::int::width::Int;
+
 /// Bits of RFLAGS (SDM vol. 1 §3.4.3).
 #[expect(missing_docs, reason = "the names are the SDM's")]
 pub mod bit {
@@ -91,6 +93,42 @@ impl Flags {
         self.carries = (self.carries & 8) | (u64::from(cf) << 63) | (u64::from(cf ^ of) << 62);
     }
 
+    /// Sets ZF, SF and PF by a result; returns it.
+    #[inline(always)]
+    pub fn result<T: Int>(&mut self, result: T) -> T {
+        self.zero = result.sx();
+        self.sign = result.sx();
+        result
+    }
+
+    /// Sets all flags as AND, OR, XOR and TEST do; returns the result. AF, undefined, is cleared.
+    #[inline(always)]
+    pub fn logic<T: Int>(&mut self, result: T) -> T {
+        self.carries = 0;
+        self.result(result)
+    }
+
+    /// Sets all flags for `result = a + b`, with or without a carry in; returns the result.
+    #[inline(always)]
+    pub fn add<T: Int>(&mut self, a: u64, b: u64, result: T) -> T {
+        self.carries = align::<T>((a & b) | ((a | b) & !result.zx()));
+        self.result(result)
+    }
+
+    /// Sets all flags for `result = a - b`, with or without a borrow in; returns the result.
+    #[inline(always)]
+    pub fn sub<T: Int>(&mut self, a: u64, b: u64, result: T) -> T {
+        self.carries = align::<T>((!a & b) | ((!a | b) & result.zx()));
+        self.result(result)
+    }
+
+    /// Gives CF back the value it has in `carries`, as INC and DEC need; keeps OF and the others.
+    #[inline(always)]
+    pub fn put_back_cf(&mut self, carries: u64) {
+        let differs = (self.carries ^ carries) & (1 << 63);
+        self.carries ^= differs | (differs >> 1);
+    }
+
     /// The arithmetic flags as RFLAGS has them.
     pub fn arithmetic(&self) -> u64 {
         let put = |set: bool, mask: u64| if set { mask } else { 0 };
@@ -121,6 +159,12 @@ impl Flags {
         self.set_arithmetic(rflags);
         self.rest = rflags & !bit::ARITHMETIC & !2;
     }
+}
+
+/// Moves a vector of carries of width `T` to where `Flags::carries` has them.
+#[inline(always)]
+fn align<T: Int>(carries: u64) -> u64 {
+    if T::BITS == 64 { carries } else { (carries << (64 - T::BITS)) | (carries & 8) }
 }
 
 #[cfg(test)]

@@ -89,10 +89,18 @@ macro_rules! width {
 width!(u8, u16, u32, u64, u128);
 
 impl Cpu {
+    /// The entry of the current TLB where a translation of `linear` would be.
+    #[inline(always)]
+    pub fn tlb_entry(&self, linear: u64) -> &TlbEntry {
+        debug_assert!(self.tlb_index < 3);
+        // SAFETY: `tlb_index` is only ever set to one of `system::mode`'s three; a slot is below the size.
+        unsafe { self.tlbs.get_unchecked(self.tlb_index).entries.get_unchecked(tlb_slot(linear)) }
+    }
+
     /// Loads from a linear address, at the current privilege.
     #[inline(always)]
     pub fn load<T: Width>(&mut self, linear: u64) -> Result<T, Trap> {
-        let entry = &self.tlbs[self.tlb_index % 3].entries[tlb_slot(linear)];
+        let entry = self.tlb_entry(linear);
         let within = linear.wrapping_sub(entry.read);
         if within <= 4096 - T::BYTES {
             // SAFETY: the tag matched, so `host` is the page of RAM that the filler found there, and
@@ -105,7 +113,7 @@ impl Cpu {
     /// Stores to a linear address, at the current privilege.
     #[inline(always)]
     pub fn store<T: Width>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
-        let entry = &self.tlbs[self.tlb_index % 3].entries[tlb_slot(linear)];
+        let entry = self.tlb_entry(linear);
         let within = linear.wrapping_sub(entry.write);
         if within <= 4096 - T::BYTES {
             // SAFETY: as in `load`; the write tag is only set where the guest may write.
@@ -119,7 +127,7 @@ impl Cpu {
     /// read-modify-write ops: after [`Cpu::probe_write`], `None` means a device, a watched page or a page crossing.
     #[inline(always)]
     pub fn writable(&self, linear: u64, len: u64) -> Option<*mut u8> {
-        let entry = &self.tlbs[self.tlb_index % 3].entries[tlb_slot(linear)];
+        let entry = self.tlb_entry(linear);
         let within = linear.wrapping_sub(entry.write);
         // SAFETY: the tag matched, so the sum stays inside the page at `host`.
         (within <= 4096 - len).then(|| unsafe { entry.host.add(within as usize) })

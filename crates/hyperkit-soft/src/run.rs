@@ -1,1 +1,234 @@
 //! The loop over blocks.
+
+use hyperkit_hv::Exit;
+
+use crate::cpu::Cpu;
+use crate::decode::blocks::Block;
+use crate::flags::bit;
+use crate::op::{BLOCK, Flow, Op};
+use crate::system::Next;
+use crate::trap::{Fault, vector};
+
+/// Blocks between two looks at the clock.
+const COUNTDOWN: u32 = 512;
+
+/// Bit of DR6: the trap is that of single-stepping (SDM vol. 3B §17.2.3).
+const DR6_BS: u64 = 1 << 14;
+
+/// Why a burst of blocks ended.
+enum Outcome {
+    /// Somebody wants attention, or something may have changed.
+    Look,
+    /// The instruction at this RIP raised the exception in [`Cpu::fault`].
+    Fault(u64),
+}
+
+/// How a pass through one block ended.
+enum End {
+    /// At its end; [`Cpu::rip`] is that of the next one.
+    Whole,
+    /// Somewhere else; [`Cpu::rip`] is what comes next.
+    Early,
+    /// With the exception in [`Cpu::fault`], raised at this RIP.
+    Fault(u64),
+}
+
+/// Executes guest code until there is an exit. [`Cpu::bus`] is set.
+pub fn run(cpu: &mut Cpu) -> Exit {
+    loop {
+        if let Next::Exit(exit) = step(cpu) {
+            return exit;
+        }
+    }
+}
+
+impl Cpu {
+    /// Executes instructions until one raises an exception, which is returned with its RIP and not delivered; or
+    /// until about `instructions` were executed. For tests and measurements: nothing else is looked after.
+    #[doc(hidden)]
+    pub fn run_to_fault(&mut self, instructions: u64) -> Option<(u64, Fault)> {
+        let end = self.retired.saturating_add(instructions);
+        while self.retired < end {
+            drop_written(self);
+            self.shadow = false;
+            self.blocks.countdown = COUNTDOWN;
+            let outcome = if self.flags.rest & bit::TF != 0 { single_step(self) } else { burst(self) };
+            if let Outcome::Fault(rip) = outcome {
+                return self.fault.take().map(|fault| (rip, fault));
+            }
+        }
+        None
+    }
+}
+
+/// Does what is due between blocks, then executes blocks until something is due again.
+fn step(cpu: &mut Cpu) -> Next {
+    drop_written(cpu);
+    if cpu.shadow {
+        cpu.shadow = false;
+    } else if cpu.attention.wanted() != 0 || cpu.blocks.countdown == 0 {
+        cpu.blocks.countdown = COUNTDOWN;
+        if let Next::Exit(exit) = cpu.look_up() {
+            return Next::Exit(exit);
+        }
+    }
+    if cpu.halted {
+        cpu.blocks.countdown = 0;
+        return cpu.sleep();
+    }
+    let outcome = if cpu.flags.rest & bit::TF != 0 { single_step(cpu) } else { burst(cpu) };
+    match outcome {
+        Outcome::Look => Next::Run,
+        Outcome::Fault(rip) => cpu.deliver_fault(rip),
+    }
+}
+
+/// Drops the blocks of pages that others wrote, and frees what was dropped.
+fn drop_written(cpu: &mut Cpu) {
+    if cpu.ram.watch().pending() {
+        for page in cpu.ram.watch().take() {
+            cpu.blocks.written(page, 0, 4095);
+        }
+    }
+    if cpu.blocks.has_dropped() {
+        for page in cpu.blocks.bury() {
+            cpu.ram.watch().remove(page);
+        }
+    }
+}
+
+/// Executes blocks until one ends in a way that needs a look around.
+fn burst(cpu: &mut Cpu) -> Outcome {
+    cpu.blocks.set_mode(cpu.cpl == 3, cpu.code_size);
+    let mut block = match find(cpu) {
+        Ok(block) => block,
+        Err(outcome) => return outcome,
+    };
+    loop {
+        // SAFETY: blocks are freed by `bury` only, which `step` calls between bursts; and what `find`, `linked`
+        // and `find_jump` give was not dropped before this burst, as dropping changes the context.
+        let current = unsafe { &*block };
+        match pass(cpu, current) {
+            End::Whole => {}
+            End::Early => return Outcome::Look,
+            End::Fault(rip) => return Outcome::Fault(rip),
+        }
+        cpu.blocks.countdown = cpu.blocks.countdown.saturating_sub(1);
+        let look = cpu.attention.wanted() != 0 || cpu.blocks.countdown == 0 || cpu.ram.watch().pending();
+        if look || !current.chains {
+            return Outcome::Look;
+        }
+        let linear = cpu.rip_linear();
+        block = match current.linked(linear, cpu.blocks.context) {
+            Some(next) => next,
+            None => match follow(cpu, current, linear) {
+                Ok(next) => next,
+                Err(outcome) => return outcome,
+            },
+        };
+    }
+}
+
+/// The block at RIP, for which `from` has no link; links it if `from` always goes to the same places.
+#[inline(never)]
+fn follow(cpu: &mut Cpu, from: &Block, linear: u64) -> Result<*const Block, Outcome> {
+    let next = match cpu.blocks.find_jump(linear) {
+        Some(next) => next,
+        None => find(cpu)?,
+    };
+    if !from.varies {
+        let falls_through = cpu.rip == cpu.regs[usize::from(BLOCK)].wrapping_add(u64::from(from.bytes));
+        from.link(usize::from(falls_through), linear, cpu.blocks.context, next);
+    }
+    Ok(next)
+}
+
+/// The block at RIP, by linear address or by physical address, decoded if need be.
+#[cold]
+fn find(cpu: &mut Cpu) -> Result<*const Block, Outcome> {
+    let linear = cpu.rip_linear();
+    if let Some(block) = cpu.blocks.find_jump(linear) {
+        return Ok(block);
+    }
+    let block = cpu.block_at_rip().map_err(|_| Outcome::Fault(cpu.rip))?;
+    cpu.blocks.keep_jump(linear, block);
+    Ok(block)
+}
+
+/// Executes one block from its first op.
+#[inline(always)]
+fn pass(cpu: &mut Cpu, block: &Block) -> End {
+    let range = block.ops().as_ptr_range();
+    cpu.regs[usize::from(BLOCK)] = cpu.rip;
+    cpu.blocks.limit = range.end;
+    let mut at = range.start;
+    loop {
+        // SAFETY: `at` starts at the first op of a block, which has at least one, and goes on below only
+        // while it is below the end. The block is not freed while it runs.
+        let op = unsafe { &*at };
+        match (op.run)(cpu, op) {
+            Ok(Flow::Next) => {
+                // SAFETY: at most one past the end.
+                at = unsafe { at.add(1) };
+                if at < cpu.blocks.limit {
+                    continue;
+                }
+                cpu.rip = after(cpu, op);
+                if at == range.end {
+                    cpu.retired += u64::from(block.count);
+                    return End::Whole;
+                }
+                return early(cpu, block, op);
+            }
+            Ok(Flow::Leave) => {
+                // SAFETY: as above.
+                if unsafe { at.add(1) } == range.end {
+                    cpu.retired += u64::from(block.count);
+                    return End::Whole;
+                }
+                return early(cpu, block, op);
+            }
+            Err(_) => return faulted(cpu, block, op),
+        }
+    }
+}
+
+/// RIP after an op that does not branch.
+fn after(cpu: &Cpu, op: &Op) -> u64 {
+    let next = cpu.regs[usize::from(BLOCK)].wrapping_add(u64::from(op.at) + u64::from(op.len));
+    if cpu.code_size == crate::cpu::CodeSize::Bits64 { next } else { next & 0xffff_ffff }
+}
+
+/// Counts what was executed of a block up to and including `last`.
+#[cold]
+fn early(cpu: &mut Cpu, block: &Block, last: &Op) -> End {
+    cpu.retired += before(block, last) + u64::from(last.count);
+    End::Early
+}
+
+#[cold]
+fn faulted(cpu: &mut Cpu, block: &Block, op: &Op) -> End {
+    cpu.retired += before(block, op);
+    End::Fault(cpu.regs[usize::from(BLOCK)].wrapping_add(u64::from(op.at)))
+}
+
+/// Instructions of a block before an op.
+fn before(block: &Block, op: &Op) -> u64 {
+    block.ops().iter().take_while(|other| !std::ptr::eq(*other, op)).map(|other| u64::from(other.count)).sum()
+}
+
+/// With RFLAGS.TF set: executes one instruction, then raises #DB (SDM vol. 3B §17.3.1.4).
+#[cold]
+fn single_step(cpu: &mut Cpu) -> Outcome {
+    let Ok(block) = cpu.single_at_rip() else { return Outcome::Fault(cpu.rip) };
+    if let End::Fault(rip) = pass(cpu, &block) {
+        return Outcome::Fault(rip);
+    }
+    // What clears TF by entering a handler is not followed by the trap.
+    if (block.chains || cpu.flags.rest & bit::TF != 0) && !cpu.shadow {
+        cpu.debug[4] |= DR6_BS;
+        let _ = cpu.raise(Fault { vector: vector::DB, error: None, after: true });
+        return Outcome::Fault(cpu.rip);
+    }
+    Outcome::Look
+}

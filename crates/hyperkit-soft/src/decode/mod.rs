@@ -1,6 +1,7 @@
 //! From bytes to ops to blocks.
 
 pub mod blocks;
+pub mod build;
 pub mod operand;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,11 @@ pub struct Context {
 
 /// Makes an op from an instruction: asks each family in turn; what none knows is #UD.
 pub fn lower(instruction: &Instruction, context: &Context) -> Op {
-    crate::interp::lower(instruction, context)
-        .or_else(|| crate::system::lower(instruction, context))
+    crate::interp::lower(instruction, context).unwrap_or_else(|| lower_system(instruction, context))
+}
+
+/// Makes an op from an instruction that is in none of the unprivileged families.
+pub fn lower_system(instruction: &Instruction, context: &Context) -> Op {
+    crate::system::lower(instruction, context)
         .unwrap_or_else(|| operand::op(crate::system::undefined, instruction, context))
 }

@@ -1,4 +1,16 @@
-//! The int family.
+//! Unprivileged integer instructions.
+
+pub mod alu;
+pub mod branch;
+pub mod cond;
+pub mod fuse;
+pub mod moves;
+pub mod stack;
+pub mod string;
+pub mod width;
+
+#[cfg(test)]
+mod tests;
 
 use iced_x86::Instruction;
 
@@ -6,6 +18,10 @@ use crate::decode::Context;
 use crate::op::Op;
 
 /// The op of an instruction of this family; `None` for any other.
-pub fn lower(_instruction: &Instruction, _context: &Context) -> Option<Op> {
-    None
+pub fn lower(instruction: &Instruction, context: &Context) -> Option<Op> {
+    moves::lower(instruction, context)
+        .or_else(|| alu::lower(instruction, context))
+        .or_else(|| branch::lower(instruction, context))
+        .or_else(|| stack::lower(instruction, context))
+        .or_else(|| string::lower(instruction, context))
 }
