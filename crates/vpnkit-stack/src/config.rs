@@ -1,0 +1,167 @@
+//! What a network looks like, and what it may cost.
+
+use std::net::Ipv4Addr;
+
+use crate::wire::ethernet::MacAddr;
+
+/// Largest packet size that a link can have: with the header, TAP devices take 65535 bytes at most.
+pub const MTU_MAX: u16 = 65520;
+
+/// A network with one gateway.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Router, name server and DHCP server of the guests.
+    pub gateway: Ipv4Addr,
+    /// Stands for the host: TCP and UDP to it go to 127.0.0.1 there.
+    pub host: Ipv4Addr,
+    /// The address leased first; further machines get those after it.
+    pub guest: Ipv4Addr,
+    /// Bits of the network in an address, 8 to 30.
+    pub prefix: u8,
+    /// Largest IP packet, in bytes: 576 to [`MTU_MAX`].
+    pub mtu: u16,
+    /// Whether the link takes partial checksums and large segments (`virtio_net_hdr`), and is trusted not to damage
+    /// frames: then checksums of the guest are not verified.
+    pub offload: bool,
+    /// Hardware address of gateway and host.
+    pub gateway_mac: MacAddr,
+    /// Domain given to guests; empty for none.
+    pub domain: String,
+    /// Domains that guests search.
+    pub search: Vec<String>,
+    /// Host name given to guests; empty for none.
+    pub hostname: String,
+    /// Seconds that a lease lasts.
+    pub lease_seconds: u32,
+    /// Names of `host`.
+    pub host_names: Vec<String>,
+    /// Names of `gateway`.
+    pub gateway_names: Vec<String>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            gateway: Ipv4Addr::new(192, 168, 65, 1),
+            host: Ipv4Addr::new(192, 168, 65, 2),
+            guest: Ipv4Addr::new(192, 168, 65, 3),
+            prefix: 24,
+            mtu: 1500,
+            offload: false,
+            gateway_mac: MacAddr([0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6]),
+            domain: String::new(),
+            search: Vec::new(),
+            hostname: String::new(),
+            lease_seconds: 0x7fff_ffff,
+            host_names: vec!["host.internal".into()],
+            gateway_names: vec!["gateway.internal".into()],
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Why a [`Config`] describes no network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum ConfigError {
+    #[error("a prefix of {0} bits is not between 8 and 30")]
+    Prefix(u8),
+    #[error("an MTU of {0} is not between 576 and {MTU_MAX}")]
+    Mtu(u16),
+    #[error("{what} {address} is not an address of the gateway's network {network}/{prefix}")]
+    Outside { what: &'static str, address: Ipv4Addr, network: Ipv4Addr, prefix: u8 },
+    #[error("{0} is used twice")]
+    Twice(Ipv4Addr),
+}
+
+impl Config {
+    /// Errs unless the addresses form one network and the sizes are possible.
+    ///
+    /// # Errors
+    /// Says what is wrong with which value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(8..=30).contains(&self.prefix) {
+            return Err(ConfigError::Prefix(self.prefix));
+        }
+        if !(576..=MTU_MAX).contains(&self.mtu) {
+            return Err(ConfigError::Mtu(self.mtu));
+        }
+        let (network, prefix) = (self.network(), self.prefix);
+        for (what, address) in [("gateway", self.gateway), ("host", self.host), ("guest", self.guest)] {
+            if !self.contains(address) || address == network || address == self.broadcast() {
+                return Err(ConfigError::Outside { what, address, network, prefix });
+            }
+        }
+        if self.gateway == self.host || self.gateway == self.guest {
+            return Err(ConfigError::Twice(self.gateway));
+        }
+        if self.host == self.guest { Err(ConfigError::Twice(self.host)) } else { Ok(()) }
+    }
+
+    /// Network mask.
+    pub fn mask(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(u32::MAX << (32 - self.prefix))
+    }
+
+    /// First address of the network, which no station has.
+    pub fn network(&self) -> Ipv4Addr {
+        self.gateway & self.mask()
+    }
+
+    /// Address of every station of the network.
+    pub fn broadcast(&self) -> Ipv4Addr {
+        self.gateway | !self.mask()
+    }
+
+    /// Whether `address` belongs to the network.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        address & self.mask() == self.network()
+    }
+}
+
+/// What a stack may hold at most. Memory is bounded by `buffer_bytes` plus about 1 KiB for each flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// TCP flows, those in TIME-WAIT included; a SYN beyond it is refused.
+    pub tcp_flows: usize,
+    /// TCP flows whose host connection is being made; a SYN beyond it is dropped.
+    pub tcp_connecting: usize,
+    /// UDP flows; the one idle longest makes way.
+    pub udp_flows: usize,
+    /// Ping flows; the one idle longest makes way.
+    pub ping_flows: usize,
+    /// DNS queries without an answer; a query beyond it is answered with SERVFAIL.
+    pub dns_queries: usize,
+    /// First window of a flow, in bytes.
+    pub window_bytes: u32,
+    /// Largest window of a flow, in bytes.
+    pub window_bytes_max: u32,
+    /// Bytes from the host that one flow may queue.
+    pub send_bytes: usize,
+    /// Bytes that all flows together may promise and queue.
+    pub buffer_bytes: u64,
+    /// Frames other than TCP data that wait for the link; the one beyond it is dropped.
+    pub queued_frames: usize,
+    /// Neighbours remembered.
+    pub neighbours: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tcp_flows: 32768,
+            tcp_connecting: 4096,
+            udp_flows: 4096,
+            ping_flows: 64,
+            dns_queries: 2048,
+            window_bytes: 64 * 1024,
+            window_bytes_max: 512 * 1024,
+            send_bytes: 256 * 1024,
+            buffer_bytes: 512 << 20,
+            queued_frames: 1024,
+            neighbours: 256,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What the stack asks of its host, and how flows are named between them.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+pub use crate::table::Key;
+
+/// A TCP flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TcpId(pub Key);
+
+/// A UDP flow of the guest: one host socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UdpId(pub Key);
+
+/// A stream of echo requests: one host socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PingId(pub Key);
+
+/// A DNS query that waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DnsId(pub Key);
+
+/// A forwarded UDP port, numbered by the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ForwardId(pub u32);
+
+/// What the host is to do. Effects come in order; none waits for another's result.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Connect to `to`, then call `tcp_connected` or `tcp_connect_failed`.
+    TcpConnect {
+        /// The flow.
+        flow: TcpId,
+        /// Where to.
+        to: SocketAddrV4,
+    },
+    /// More bytes wait: write `tcp_received` to the socket and call `tcp_consumed`. Not repeated until then.
+    TcpReceived(TcpId),
+    /// There is room again after `tcp_room` had none.
+    TcpRoom(TcpId),
+    /// Everything from the guest is consumed and it will send no more: shut the socket down for writing.
+    TcpShutdown(TcpId),
+    /// The flow is over and its identifier void: close the socket.
+    TcpClosed {
+        /// The flow.
+        flow: TcpId,
+        /// Whether the host's peer is to see a reset.
+        reset: bool,
+    },
+    /// Send a datagram from the socket of the flow, which is made when there is none.
+    UdpSend {
+        /// The flow.
+        flow: UdpId,
+        /// Where to.
+        to: SocketAddrV4,
+        /// Hops that it may take.
+        ttl: u8,
+        /// The payload; give it back with `recycle`.
+        payload: Vec<u8>,
+    },
+    /// Send an answer of the guest from the socket of a forwarded port.
+    UdpReply {
+        /// The port.
+        forward: ForwardId,
+        /// Where to.
+        to: SocketAddr,
+        /// The payload; give it back with `recycle`.
+        payload: Vec<u8>,
+    },
+    /// The flow is over and its identifier void: close its socket, if any.
+    UdpClosed(UdpId),
+    /// Send an echo request from the socket of the flow, which is made when there is none.
+    PingSend {
+        /// The flow.
+        flow: PingId,
+        /// Where to.
+        to: Ipv4Addr,
+        /// Hops that it may take.
+        ttl: u8,
+        /// Sequence number.
+        sequence: u16,
+        /// The payload; give it back with `recycle`.
+        payload: Vec<u8>,
+    },
+    /// The flow is over and its identifier void: close its socket, if any.
+    PingClosed(PingId),
+    /// Ask the host's resolvers, then call `dns_answered`.
+    DnsQuery {
+        /// The query.
+        query: DnsId,
+        /// Whether the guest asked over TCP, so that an answer may have 65535 bytes.
+        tcp: bool,
+        /// The message as the guest sent it.
+        message: Vec<u8>,
+    },
+}
+
+/// Why the host's connection could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectError {
+    /// The peer refused: the guest gets a reset.
+    Refused,
+    /// No route to the network: the guest gets an ICMP error.
+    NetUnreachable,
+    /// The host does not answer to ARP, or a router says so: the guest gets an ICMP error.
+    HostUnreachable,
+    /// Forbidden here: the guest gets an ICMP error.
+    Prohibited,
+    /// No answer in time: the guest gets none either.
+    TimedOut,
+}
+
+/// An error that a datagram came to, from the host's error queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatagramError {
+    /// Type of the ICMP message.
+    pub kind: u8,
+    /// Code of the ICMP message.
+    pub code: u8,
+    /// Next-hop MTU of "too big", else 0.
+    pub mtu: u16,
+    /// Who says so, if known; else the gateway tells the guest.
+    pub from: Option<Ipv4Addr>,
+}
+
+/// One TCP flow in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpSnapshot {
+    /// The flow.
+    pub flow: TcpId,
+    /// The guest's end.
+    pub guest: SocketAddrV4,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddrV4,
+    /// State as in RFC 9293 §3.3.2; `CONNECTING` before the host's connection is there.
+    pub state: &'static str,
+    /// Bytes of data accepted from the guest.
+    pub bytes_up: u64,
+    /// Bytes of data taken from the host for the guest.
+    pub bytes_down: u64,
+    /// Memory of its buffers.
+    pub buffer_bytes: usize,
+}
+
+/// One UDP flow in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpSnapshot {
+    /// The guest's end.
+    pub guest: SocketAddrV4,
+    /// The peer of a forwarded port; none for a flow that the guest began.
+    pub peer: Option<SocketAddr>,
+    /// Payload sent by the guest.
+    pub bytes_up: u64,
+    /// Payload sent to the guest.
+    pub bytes_down: u64,
+}
+
+/// The flows of a moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Flows {
+    /// TCP, those in TIME-WAIT included.
+    pub tcp: Vec<TcpSnapshot>,
+    /// UDP.
+    pub udp: Vec<UdpSnapshot>,
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Frames from the guest.
+    pub frames_in: u64,
+    /// Frames to the guest.
+    pub frames_out: u64,
+    /// Bytes of frames from the guest.
+    pub bytes_in: u64,
+    /// Bytes of frames to the guest.
+    pub bytes_out: u64,
+    /// Frames that are no valid packet of a protocol.
+    pub malformed: u64,
+    /// Frames for somebody else, or from an address that the sender cannot have.
+    pub foreign: u64,
+    /// Frames of protocols that the stack does not speak.
+    pub unsupported: u64,
+    /// What was dropped or refused because of a limit.
+    pub over_limit: u64,
+    /// TCP segments sent again.
+    pub retransmitted: u64,
+    /// Flows that the guest or a time-out reset.
+    pub resets: u64,
+}

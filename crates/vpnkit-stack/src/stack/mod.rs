@@ -1,0 +1,312 @@
+//! The stack: takes frames and what sockets say, keeps the flows, gives effects and frames.
+//!
+//! This file owns the state and the order of things; each protocol has its own file.
+
+mod arp;
+mod dhcp;
+mod dns;
+mod emit;
+mod icmp;
+mod tcp;
+mod tcp_host;
+mod tcp_output;
+mod udp;
+
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use crate::config::{Config, ConfigError};
+use crate::event::{Counters, Effect, Flows, PingId, TcpId, UdpId};
+use crate::fragments::Reassembly;
+use crate::neighbours::Neighbours;
+use crate::offload::Offload;
+use crate::table::{FlowKey, Seeded, Table};
+use crate::time::Instant;
+use crate::wire::{ParseError, ethernet, ipv4};
+
+pub use dns::Hosts;
+
+/// How often idle flows are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Payload buffers kept for reuse.
+const SPARE_MAX: usize = 64;
+
+/// Where frames for the guests go.
+pub trait FrameSink {
+    /// Takes the frame that `parts` make together, or returns false when there is no room for it now.
+    fn send(&mut self, offload: Offload, parts: &[IoSlice<'_>]) -> bool;
+}
+
+/// The network.
+///
+/// The caller hands in frames and socket events as they come, then, once for a burst, takes all effects with
+/// [`Stack::pop_effect`] and calls [`Stack::transmit`], and [`Stack::on_time`] no later than [`Stack::deadline`].
+#[derive(Debug)]
+pub struct Stack {
+    config: Config,
+    seed: u64,
+    draws: u64,
+    counters: Counters,
+    neighbours: Neighbours,
+    reassembly: Reassembly,
+    leases: dhcp::Leases,
+    hosts: Hosts,
+    effects: VecDeque<Effect>,
+    /// Frames other than TCP, each whole; TCP segments are made when the link has room.
+    frames: VecDeque<Vec<u8>>,
+    /// Packets for neighbours whose hardware address is not known yet.
+    unresolved: VecDeque<(Ipv4Addr, Vec<u8>)>,
+    spare: Vec<Vec<u8>>,
+    tcp: Table<Box<tcp::TcpFlow>>,
+    tcp_keys: HashMap<FlowKey, TcpId, Seeded>,
+    tcp_connecting: usize,
+    /// Flows that may have something to send, each once.
+    dirty: VecDeque<TcpId>,
+    /// Flows that wait for a neighbour's hardware address.
+    waiting: Vec<TcpId>,
+    /// Earliest first. A flow has at most one entry that counts: the one at its `timer_at`.
+    timers: BinaryHeap<std::cmp::Reverse<(Instant, TcpId)>>,
+    time_wait: VecDeque<(Instant, TcpId)>,
+    buffered: tcp::Buffered,
+    udp: Table<udp::UdpFlow>,
+    udp_keys: HashMap<SocketAddrV4, UdpId, Seeded>,
+    forward_keys: HashMap<FlowKey, UdpId, Seeded>,
+    udp_order: VecDeque<UdpId>,
+    pings: Table<icmp::PingFlow>,
+    ping_keys: HashMap<(Ipv4Addr, u16), PingId, Seeded>,
+    dns: Table<dns::Pending>,
+    sweep_at: Option<Instant>,
+}
+
+impl Stack {
+    /// Makes a network. `seed` is to be unpredictable: sequence numbers and the hash of flows come from it.
+    ///
+    /// # Errors
+    /// When `config` describes no network.
+    pub fn new(config: Config, seed: u64) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let hosts = Hosts::default();
+        let keyed = Seeded(seed);
+        Ok(Self {
+            leases: dhcp::Leases::new(&config),
+            config,
+            seed,
+            draws: seed,
+            counters: Counters::default(),
+            neighbours: Neighbours::default(),
+            reassembly: Reassembly::default(),
+            hosts,
+            effects: VecDeque::new(),
+            frames: VecDeque::new(),
+            unresolved: VecDeque::new(),
+            spare: Vec::new(),
+            tcp: Table::new(),
+            tcp_keys: HashMap::with_hasher(keyed),
+            tcp_connecting: 0,
+            dirty: VecDeque::new(),
+            waiting: Vec::new(),
+            timers: BinaryHeap::new(),
+            time_wait: VecDeque::new(),
+            buffered: tcp::Buffered::default(),
+            udp: Table::new(),
+            udp_keys: HashMap::with_hasher(keyed),
+            forward_keys: HashMap::with_hasher(keyed),
+            udp_order: VecDeque::new(),
+            pings: Table::new(),
+            ping_keys: HashMap::with_hasher(keyed),
+            dns: Table::new(),
+            sweep_at: None,
+        })
+    }
+
+    /// The configuration that it runs with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Takes a frame of the guest.
+    pub fn on_frame(&mut self, now: Instant, offload: Offload, frame: &[u8]) {
+        self.counters.frames_in += 1;
+        self.counters.bytes_in += frame.len() as u64;
+        if self.take_frame(now, offload, frame).is_err() {
+            self.counters.malformed += 1;
+        }
+    }
+
+    fn take_frame(&mut self, now: Instant, offload: Offload, bytes: &[u8]) -> Result<(), ParseError> {
+        let frame = ethernet::parse(bytes)?;
+        let ours = frame.dst == self.config.gateway_mac || frame.dst == ethernet::MacAddr::BROADCAST;
+        if !ours || !frame.src.is_unicast() || frame.src == self.config.gateway_mac {
+            self.counters.foreign += 1;
+            return Ok(());
+        }
+        match frame.ethertype {
+            ethernet::TYPE_ARP => self.take_arp(&frame),
+            ethernet::TYPE_IPV4 => self.take_ipv4(now, offload, &frame),
+            _ => {
+                self.counters.unsupported += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn take_ipv4(
+        &mut self,
+        now: Instant,
+        offload: Offload,
+        frame: &ethernet::Frame<'_>,
+    ) -> Result<(), ParseError> {
+        let packet = ipv4::parse(frame.payload)?;
+        let verify = !self.config.offload && offload.needs_checksum.is_none();
+        if packet.src.is_unspecified() {
+            return self.take_unconfigured(now, frame, &packet, verify);
+        }
+        if !self.may_send(packet.src) {
+            self.counters.foreign += 1;
+            return Ok(());
+        }
+        self.learn(packet.src, frame.src);
+        if packet.is_fragment() {
+            if let Some(payload) = self.reassembly.add(now, &packet) {
+                let whole =
+                    ipv4::Packet { payload: &payload, more_fragments: false, fragment_offset: 0, ..packet };
+                return self.take_datagram(now, frame, &whole, true);
+            }
+            return Ok(());
+        }
+        self.take_datagram(now, frame, &packet, verify)
+    }
+
+    fn take_datagram(
+        &mut self,
+        now: Instant,
+        frame: &ethernet::Frame<'_>,
+        packet: &ipv4::Packet<'_>,
+        verify: bool,
+    ) -> Result<(), ParseError> {
+        match packet.protocol {
+            ipv4::PROTOCOL_TCP => self.take_tcp(now, packet, verify),
+            ipv4::PROTOCOL_UDP => self.take_udp(now, frame, packet, verify),
+            ipv4::PROTOCOL_ICMP => self.take_icmp(now, packet),
+            _ => {
+                self.counters.unsupported += 1;
+                self.send_unreachable(packet, crate::wire::icmp::UNREACHABLE, 2);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a packet from 0.0.0.0: only DHCP is spoken without an address.
+    fn take_unconfigured(
+        &mut self,
+        now: Instant,
+        frame: &ethernet::Frame<'_>,
+        packet: &ipv4::Packet<'_>,
+        verify: bool,
+    ) -> Result<(), ParseError> {
+        if packet.protocol == ipv4::PROTOCOL_UDP && !packet.is_fragment() {
+            return self.take_udp(now, frame, packet, verify);
+        }
+        self.counters.foreign += 1;
+        Ok(())
+    }
+
+    /// Whether a guest may have this source address.
+    fn may_send(&self, src: Ipv4Addr) -> bool {
+        let config = &self.config;
+        config.contains(src)
+            && ![config.gateway, config.host, config.network(), config.broadcast()].contains(&src)
+    }
+
+    /// Whether an address is one that hosts outside can have.
+    fn is_outside(&self, address: Ipv4Addr) -> bool {
+        let [first, ..] = address.octets();
+        !self.config.contains(address) && first != 0 && first != 127 && first < 224
+    }
+
+    /// Returns the next effect.
+    pub fn pop_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Takes a payload back, to be used again.
+    pub fn recycle(&mut self, payload: Vec<u8>) {
+        if self.spare.len() < SPARE_MAX && payload.capacity() <= 4096 {
+            self.spare.push(payload);
+        }
+    }
+
+    fn payload(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut payload = self.spare.pop().unwrap_or_default();
+        payload.clear();
+        payload.extend_from_slice(bytes);
+        payload
+    }
+
+    /// Returns a number that a guest cannot predict, from the seed. Algorithm: SplitMix64.
+    fn draw(&mut self) -> u64 {
+        self.draws = self.draws.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.draws ^ (self.draws >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    /// When [`Stack::on_time`] is to be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let timer = self.timers.peek().map(|entry| entry.0.0);
+        let wait = self.time_wait.front().map(|entry| entry.0);
+        [timer, wait, self.sweep_at].into_iter().flatten().min()
+    }
+
+    /// Acts on everything that is due; may be called at any time.
+    pub fn on_time(&mut self, now: Instant) {
+        self.expire_tcp_timers(now);
+        self.expire_time_wait(now);
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep(now);
+        }
+    }
+
+    /// Sees to it that idle flows are looked for, as long as there are flows.
+    fn arm_sweep(&mut self, now: Instant) {
+        if self.sweep_at.is_none() {
+            self.sweep_at = Some(now + SWEEP);
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.sweep_at = None;
+        self.sweep_tcp();
+        self.sweep_udp(now);
+        self.sweep_pings(now);
+        self.sweep_dns(now);
+        if self.tcp.len() + self.udp.len() + self.pings.len() + self.dns.len() > 0 {
+            self.arm_sweep(now);
+        }
+    }
+
+    /// Returns the flows of this moment.
+    pub fn flows(&self) -> Flows {
+        Flows { tcp: self.tcp_snapshots(), udp: self.udp_snapshots() }
+    }
+
+    /// Panics unless all invariants hold: for tests, and called by the engine in debug builds.
+    pub fn check(&self) {
+        self.check_tcp();
+        assert_eq!(self.udp_keys.len() + self.forward_keys.len(), self.udp.len(), "UDP flows and their keys");
+        assert!(self.udp.len() <= self.config.limits.udp_flows, "too many UDP flows");
+        assert_eq!(self.ping_keys.len(), self.pings.len(), "ping flows and their keys");
+        assert!(self.pings.len() <= self.config.limits.ping_flows, "too many ping flows");
+        assert!(self.dns.len() <= self.config.limits.dns_queries, "too many DNS queries");
+        assert!(self.frames.len() <= self.config.limits.queued_frames, "too many frames queued");
+        let flows = self.tcp.len() + self.udp.len() + self.pings.len() + self.dns.len();
+        assert!(flows == 0 || self.sweep_at.is_some(), "flows that nobody looks after");
+    }
+}

@@ -1,0 +1,371 @@
+//! TCP flows: which segment belongs to which, how they begin and end. Spec: RFC 9293 §3.10.7.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use super::Stack;
+use crate::event::{Effect, TcpId, TcpSnapshot};
+use crate::table::FlowKey;
+use crate::tcp::{Changes, Endpoint, Phase, Settings};
+use crate::time::Instant;
+use crate::wire::tcp::{ACK, HEADER_BYTES, Header, RST, SYN, Segment, Seq, parse};
+use crate::wire::{ParseError, dns, ethernet, icmp, ipv4};
+
+/// How long TIME-WAIT lasts. RFC 9293 §3.4.2 says four minutes, for segments that wander; on this link none does, and
+/// what is late only has to be told apart from a new connection, which sequence numbers do.
+const TIME_WAIT: Duration = Duration::from_secs(1);
+/// Window of a flow when the memory for all is half used, in bytes.
+const WINDOW_BYTES_SCARCE: u32 = 8 * 1024;
+
+/// Who is at the other end of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A socket of the host.
+    Host,
+    /// Our own name server, with queries not answered yet.
+    Dns { pending: u32 },
+}
+
+/// A flow.
+#[derive(Debug)]
+pub(super) struct TcpFlow {
+    pub key: FlowKey,
+    pub endpoint: Endpoint,
+    pub owner: Owner,
+    /// Whether it is in the queue of those that may have something to send.
+    pub dirty: bool,
+    /// The entry in the timer heap that counts.
+    pub timer_at: Option<Instant>,
+    pub connecting: bool,
+    pub received_told: bool,
+    pub starved: bool,
+    pub shutdown_told: bool,
+    /// Whether the host knows nothing of it any more.
+    pub host_gone: bool,
+    /// Whether it was idle for the last sweep's time.
+    pub quiet: bool,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    /// Its part of [`Buffered`].
+    accounted: (u32, usize),
+}
+
+/// Bytes of all flows together.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Buffered {
+    /// Windows promised to guests.
+    pub promised: u64,
+    /// Queued for guests.
+    pub queued: u64,
+}
+
+impl Stack {
+    pub(super) fn take_tcp(
+        &mut self,
+        now: Instant,
+        packet: &ipv4::Packet<'_>,
+        verify: bool,
+    ) -> Result<(), ParseError> {
+        let segment = parse(packet.payload, verify.then_some((packet.src, packet.dst)))?;
+        let guest = SocketAddrV4::new(packet.src, segment.src_port);
+        let remote = SocketAddrV4::new(packet.dst, segment.dst_port);
+        let key = FlowKey { guest, remote };
+        if let Some(id) = self.tcp_keys.get(&key).copied() {
+            if !self.is_superseded(id, &segment) {
+                self.segment_of_flow(now, id, &segment);
+                return Ok(());
+            }
+            self.remove_tcp(id, true);
+        }
+        if segment.has(RST) {
+            return Ok(());
+        }
+        if segment.has(SYN) && !segment.has(ACK) {
+            self.open_from_guest(now, packet, key, &segment);
+        } else {
+            self.refuse(key, &segment);
+        }
+        Ok(())
+    }
+
+    /// Whether a SYN begins a new connection with the addresses of an old one.
+    ///
+    /// Spec: RFC 9293 §3.10.7.4, first check, TIME-WAIT; RFC 6191.
+    fn is_superseded(&self, id: TcpId, segment: &Segment<'_>) -> bool {
+        let Some(flow) = self.tcp.get(id.0) else { return true };
+        let opens = segment.has(SYN) && !segment.has(ACK) && !segment.has(RST);
+        let (_, expected) = flow.endpoint.reset_numbers();
+        match flow.endpoint.phase() {
+            Phase::TimeWait => opens && !segment.seq.before(expected),
+            Phase::Connecting => opens && segment.seq != flow.endpoint.irs(),
+            _ => false,
+        }
+    }
+
+    fn segment_of_flow(&mut self, now: Instant, id: TcpId, segment: &Segment<'_>) {
+        let Some(flow) = self.tcp.get_mut(id.0) else { return };
+        let before = flow.endpoint.data_received();
+        let changes = flow.endpoint.on_segment(now, segment);
+        flow.quiet = false;
+        if changes.received {
+            flow.bytes_up += u64::from(flow.endpoint.data_received().wrapping_sub(before));
+        }
+        let key = flow.key;
+        if let Some(seq) = changes.refuse {
+            self.queue_reset(key, seq, None);
+        }
+        self.apply(now, id, changes);
+    }
+
+    /// Acts on what a segment or a timer changed.
+    pub(super) fn apply(&mut self, now: Instant, id: TcpId, changes: Changes) {
+        if changes.reset {
+            self.counters.resets += 1;
+            self.remove_tcp(id, true);
+            return;
+        }
+        self.touch_tcp(id);
+        if changes.acked {
+            self.account(id);
+            self.tell_room(id);
+        }
+        if changes.received {
+            match self.tcp.get_mut(id.0).map(|flow| (flow.owner, flow)) {
+                Some((Owner::Dns { .. }, _)) => self.read_dns_stream(now, id),
+                Some((Owner::Host, flow)) if !flow.received_told && flow.endpoint.received_bytes() > 0 => {
+                    flow.received_told = true;
+                    self.effects.push_back(Effect::TcpReceived(id));
+                }
+                _ => {}
+            }
+        } else if changes.acked {
+            self.read_dns_stream(now, id);
+        }
+        self.settle(now, id);
+    }
+
+    /// Tells the host of room if it was told that there is none, once there is enough to be worth a read.
+    fn tell_room(&mut self, id: TcpId) {
+        let limit = self.config.limits.send_bytes;
+        let Some(flow) = self.tcp.get_mut(id.0) else { return };
+        if flow.starved && flow.endpoint.room_bytes(limit) >= limit / 2 {
+            flow.starved = false;
+            self.effects.push_back(Effect::TcpRoom(id));
+        }
+    }
+
+    /// Goes on with the end of a flow as far as it is due.
+    pub(super) fn settle(&mut self, now: Instant, id: TcpId) {
+        let Some(flow) = self.tcp.get_mut(id.0) else { return };
+        if !flow.endpoint.is_drained() {
+            return;
+        }
+        if flow.owner == Owner::Host && !flow.shutdown_told {
+            flow.shutdown_told = true;
+            self.effects.push_back(Effect::TcpShutdown(id));
+        }
+        match flow.endpoint.phase() {
+            Phase::TimeWait if !flow.host_gone => {
+                flow.host_gone = true;
+                flow.endpoint.shrink();
+                if flow.owner == Owner::Host {
+                    self.effects.push_back(Effect::TcpClosed { flow: id, reset: false });
+                }
+                self.time_wait.push_back((now + TIME_WAIT, id));
+            }
+            Phase::Closed => self.remove_tcp(id, false),
+            _ => {}
+        }
+    }
+
+    /// Begins a flow with a guest's SYN, or says why not.
+    fn open_from_guest(&mut self, now: Instant, packet: &ipv4::Packet<'_>, key: FlowKey, syn: &Segment<'_>) {
+        let remote = key.remote;
+        let (owner, to) = if packet.dst == self.config.gateway && remote.port() == dns::PORT {
+            (Owner::Dns { pending: 0 }, remote)
+        } else if packet.dst == self.config.gateway || key.guest.port() == 0 || remote.port() == 0 {
+            return self.refuse(key, syn);
+        } else if packet.dst == self.config.host {
+            (Owner::Host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, remote.port()))
+        } else if self.is_outside(packet.dst) {
+            (Owner::Host, remote)
+        } else {
+            return self.send_unreachable(packet, icmp::UNREACHABLE, icmp::CODE_HOST);
+        };
+        if self.tcp_connecting >= self.config.limits.tcp_connecting {
+            self.counters.over_limit += 1;
+            return;
+        }
+        let Some(settings) = self.settings_for(now, key) else {
+            self.counters.over_limit += 1;
+            return self.refuse(key, syn);
+        };
+        let id = self.add_tcp(now, key, Endpoint::passive(&settings, syn), owner);
+        if owner == Owner::Host {
+            self.effects.push_back(Effect::TcpConnect { flow: id, to });
+            self.tcp_connecting += 1;
+            if let Some(flow) = self.tcp.get_mut(id.0) {
+                flow.connecting = true;
+            }
+        } else if let Some(flow) = self.tcp.get_mut(id.0) {
+            flow.endpoint.accept();
+        }
+        self.touch_tcp(id);
+    }
+
+    /// What a new endpoint is to be like, or `None` when there is no room for one.
+    pub(super) fn settings_for(&mut self, now: Instant, key: FlowKey) -> Option<Settings> {
+        while self.tcp.len() >= self.config.limits.tcp_flows {
+            let (_, oldest) = self.time_wait.pop_front()?;
+            self.remove_tcp(oldest, false);
+        }
+        let limits = &self.config.limits;
+        let used = self.buffered.promised + self.buffered.queued;
+        let scarce = used >= limits.buffer_bytes / 2;
+        let window_bytes =
+            if scarce { limits.window_bytes.min(WINDOW_BYTES_SCARCE) } else { limits.window_bytes };
+        if used + u64::from(window_bytes) > limits.buffer_bytes {
+            return None;
+        }
+        let window_bytes_max = if scarce { window_bytes } else { limits.window_bytes_max.max(window_bytes) };
+        let mss = self.config.mtu - (ipv4::HEADER_BYTES + HEADER_BYTES) as u16;
+        Some(Settings { iss: self.initial_sequence(now, key), mss, window_bytes, window_bytes_max })
+    }
+
+    /// Spec: RFC 6528 §3: a keyed hash of the addresses plus a clock of 4 µs.
+    fn initial_sequence(&self, now: Instant, key: FlowKey) -> Seq {
+        use std::hash::BuildHasher;
+        let hash = crate::table::Seeded(self.seed.rotate_left(32)).hash_one(key);
+        Seq((hash >> 16) as u32) + (now.0 / 4) as u32
+    }
+
+    pub(super) fn add_tcp(&mut self, now: Instant, key: FlowKey, endpoint: Endpoint, owner: Owner) -> TcpId {
+        let flow = TcpFlow {
+            key,
+            endpoint,
+            owner,
+            dirty: false,
+            timer_at: None,
+            connecting: false,
+            received_told: false,
+            starved: false,
+            shutdown_told: false,
+            host_gone: false,
+            quiet: false,
+            bytes_up: 0,
+            bytes_down: 0,
+            accounted: (0, 0),
+        };
+        let id = TcpId(self.tcp.insert(Box::new(flow)));
+        self.tcp_keys.insert(key, id);
+        self.account(id);
+        self.arm_sweep(now);
+        id
+    }
+
+    /// Removes a flow and tells the host, if it still knows of it.
+    pub(super) fn remove_tcp(&mut self, id: TcpId, reset: bool) {
+        let Some(flow) = self.tcp.remove(id.0) else { return };
+        self.tcp_keys.remove(&flow.key);
+        self.tcp_connecting -= usize::from(flow.connecting);
+        self.buffered.promised -= u64::from(flow.accounted.0);
+        self.buffered.queued -= flow.accounted.1 as u64;
+        if flow.owner == Owner::Host && !flow.host_gone {
+            self.effects.push_back(Effect::TcpClosed { flow: id, reset });
+        }
+    }
+
+    /// Brings [`Buffered`] up to date with a flow.
+    pub(super) fn account(&mut self, id: TcpId) {
+        let Some(flow) = self.tcp.get_mut(id.0) else { return };
+        let (promised, queued) = flow.accounted;
+        flow.accounted = (flow.endpoint.promised_bytes(), flow.endpoint.queued_bytes());
+        self.buffered.promised = self.buffered.promised - u64::from(promised) + u64::from(flow.accounted.0);
+        self.buffered.queued = self.buffered.queued - queued as u64 + flow.accounted.1 as u64;
+    }
+
+    /// Answers a segment that belongs to nothing. Spec: RFC 9293 §3.10.7.1.
+    pub(super) fn refuse(&mut self, key: FlowKey, segment: &Segment<'_>) {
+        if segment.has(ACK) {
+            self.queue_reset(key, segment.ack, None);
+        } else {
+            self.queue_reset(key, Seq(0), Some(segment.seq + segment.len()));
+        }
+    }
+
+    /// Queues a reset towards the guest.
+    pub(super) fn queue_reset(&mut self, key: FlowKey, seq: Seq, ack: Option<Seq>) {
+        let Some(mac) = self.neighbours.find(*key.guest.ip()) else { return };
+        let mut bytes = [0; crate::wire::tcp::HEADER_BYTES_MAX];
+        let header = Header {
+            src_port: key.remote.port(),
+            dst_port: key.guest.port(),
+            seq,
+            ack: ack.unwrap_or_default(),
+            flags: if ack.is_some() { RST | ACK } else { RST },
+            window: 0,
+            options: &[],
+        };
+        let count = header.emit(&mut bytes);
+        let (src, dst) = (*key.remote.ip(), *key.guest.ip());
+        let mut sum = crate::wire::checksum::Checksum::pseudo_v4(src, dst, ipv4::PROTOCOL_TCP, count);
+        sum.add(&bytes[..count]);
+        bytes[16..18].copy_from_slice(&sum.finish().to_be_bytes());
+        let mut ip = [0; ipv4::HEADER_BYTES];
+        ipv4::Header::new(src, dst, ipv4::PROTOCOL_TCP, count).emit(&mut ip);
+        self.queue_frame(mac, ethernet::TYPE_IPV4, &[&ip, &bytes[..count]]);
+    }
+
+    pub(super) fn expire_time_wait(&mut self, now: Instant) {
+        while let Some((at, id)) = self.time_wait.front().copied() {
+            let gone = self.tcp.get(id.0).is_none();
+            if at > now && !gone {
+                break;
+            }
+            self.time_wait.pop_front();
+            self.remove_tcp(id, false);
+        }
+    }
+
+    /// Gives the buffers of quiet flows back.
+    pub(super) fn sweep_tcp(&mut self) {
+        for (_, flow) in self.tcp.iter_mut() {
+            if flow.quiet {
+                flow.endpoint.shrink();
+            }
+            flow.quiet = true;
+        }
+    }
+
+    pub(super) fn tcp_snapshots(&self) -> Vec<TcpSnapshot> {
+        let snapshot = |key, flow: &TcpFlow| TcpSnapshot {
+            flow: TcpId(key),
+            guest: flow.key.guest,
+            remote: flow.key.remote,
+            state: flow.endpoint.state_name(),
+            bytes_up: flow.bytes_up,
+            bytes_down: flow.bytes_down,
+            buffer_bytes: flow.endpoint.buffer_bytes(),
+        };
+        self.tcp.iter().map(|(key, flow)| snapshot(key, flow)).collect()
+    }
+
+    pub(super) fn check_tcp(&self) {
+        assert_eq!(self.tcp.len(), self.tcp_keys.len(), "flows and their keys");
+        assert!(self.tcp.len() <= self.config.limits.tcp_flows, "too many flows");
+        let (mut promised, mut queued, mut connecting, mut dirty) = (0, 0, 0, 0);
+        for (key, flow) in self.tcp.iter() {
+            assert_eq!(self.tcp_keys.get(&flow.key), Some(&TcpId(key)), "a flow that its key does not find");
+            flow.endpoint.check(flow.dirty);
+            promised += u64::from(flow.accounted.0);
+            queued += flow.endpoint.queued_bytes() as u64;
+            connecting += usize::from(flow.connecting);
+            dirty += usize::from(flow.dirty);
+            assert!(flow.endpoint.phase() != Phase::Closed || !flow.endpoint.is_drained(), "a dead flow");
+        }
+        assert_eq!((self.buffered.promised, self.buffered.queued), (promised, queued), "bytes accounted");
+        assert_eq!(self.tcp_connecting, connecting, "flows being connected");
+        let listed = self.dirty.iter().filter(|id| self.tcp.get(id.0).is_some()).count();
+        assert_eq!(listed, dirty, "flows with something to send");
+    }
+}

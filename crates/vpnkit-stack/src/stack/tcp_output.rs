@@ -1,0 +1,182 @@
+//! Makes TCP segments when the link has room, and keeps the timers of the flows.
+
+use std::cmp::Reverse;
+use std::io::IoSlice;
+
+use super::tcp::TcpFlow;
+use super::{FrameSink, Stack};
+use crate::config::Config;
+use crate::event::TcpId;
+use crate::offload::{Gso, Offload, PartialChecksum};
+use crate::tcp::Plan;
+use crate::time::Instant;
+use crate::wire::checksum::Checksum;
+use crate::wire::ethernet::{self, MacAddr};
+use crate::wire::ipv4;
+use crate::wire::tcp::{HEADER_BYTES_MAX, Header};
+
+/// Where the TCP header of a frame starts.
+const TCP_AT: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES;
+/// Data of the largest super-frame: IPv4's total length counts the headers too.
+const GSO_BYTES_MAX: usize = 65535 - ipv4::HEADER_BYTES - HEADER_BYTES_MAX;
+/// Data that a flow sends before it is the next one's turn, in bytes.
+const TURN_BYTES: usize = 128 * 1024;
+
+/// How a flow's turn ended.
+enum Turn {
+    Done,
+    More,
+    Blocked,
+    /// The hardware address of the guest is not known.
+    Unresolved,
+}
+
+impl Stack {
+    /// Puts a flow in the queue of those that may have something to send.
+    pub(super) fn touch_tcp(&mut self, id: TcpId) {
+        if let Some(flow) = self.tcp.get_mut(id.0)
+            && !flow.dirty
+        {
+            flow.dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    pub(super) fn transmit_tcp(&mut self, now: Instant, sink: &mut dyn FrameSink) -> bool {
+        while let Some(id) = self.dirty.pop_front() {
+            let Some(flow) = self.tcp.get_mut(id.0) else { continue };
+            flow.dirty = false;
+            let turn = self.transmit_flow(now, id, sink);
+            let blocked = matches!(turn, Turn::Blocked);
+            if let Some(flow) = self.tcp.get_mut(id.0) {
+                flow.endpoint.arm_timer(now, !matches!(turn, Turn::Done));
+                flow.dirty = matches!(turn, Turn::Blocked | Turn::More);
+            }
+            self.schedule(id);
+            match turn {
+                Turn::Done => {}
+                Turn::More => self.dirty.push_back(id),
+                Turn::Blocked => self.dirty.push_front(id),
+                Turn::Unresolved => self.await_neighbour(now, id),
+            }
+            if blocked {
+                return false;
+            }
+        }
+        // A request for a hardware address may have been queued on the way.
+        if self.frames.is_empty() { true } else { self.transmit(now, sink) }
+    }
+
+    fn transmit_flow(&mut self, now: Instant, id: TcpId, sink: &mut dyn FrameSink) -> Turn {
+        let Some(flow) = self.tcp.get_mut(id.0) else { return Turn::Done };
+        let config = &self.config;
+        let len_max = if config.offload { GSO_BYTES_MAX } else { flow.endpoint.segment_bytes() };
+        let mac = self.neighbours.find(*flow.key.guest.ip());
+        let mut sent = 0;
+        while let Some(plan) = flow.endpoint.plan(len_max) {
+            if sent >= TURN_BYTES {
+                return Turn::More;
+            }
+            let Some(mac) = mac else { return Turn::Unresolved };
+            let Some(frame_bytes) = send_segment(config, flow, &plan, mac, sink) else {
+                return Turn::Blocked;
+            };
+            let again = flow.endpoint.commit(now, &plan);
+            self.counters.retransmitted += u64::from(again);
+            self.counters.frames_out += 1;
+            self.counters.bytes_out += frame_bytes as u64;
+            sent += plan.len;
+        }
+        Turn::Done
+    }
+
+    fn await_neighbour(&mut self, now: Instant, id: TcpId) {
+        let Some(address) = self.tcp.get(id.0).map(|flow| *flow.key.guest.ip()) else { return };
+        if !self.waiting.contains(&id) && self.waiting.len() < self.config.limits.tcp_connecting {
+            self.waiting.push(id);
+        }
+        self.ask_for(now, address);
+    }
+
+    /// Puts the timer of a flow in the heap, unless an entry that is early enough is there.
+    fn schedule(&mut self, id: TcpId) {
+        let Some(flow) = self.tcp.get_mut(id.0) else { return };
+        let Some(deadline) = flow.endpoint.deadline() else { return };
+        if flow.timer_at.is_none_or(|at| deadline < at) {
+            flow.timer_at = Some(deadline);
+            self.timers.push(Reverse((deadline, id)));
+        }
+    }
+
+    pub(super) fn expire_tcp_timers(&mut self, now: Instant) {
+        while let Some(Reverse((at, id))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            let Some(flow) = self.tcp.get_mut(id.0) else { continue };
+            if flow.timer_at != Some(at) {
+                continue;
+            }
+            flow.timer_at = None;
+            if flow.endpoint.deadline().is_some_and(|deadline| deadline <= now) {
+                let changes = flow.endpoint.on_timer(now);
+                self.apply(now, id, changes);
+            } else {
+                self.schedule(id);
+            }
+        }
+    }
+}
+
+/// Sends one segment, or super-frame; returns its bytes, or `None` when the link has no room.
+fn send_segment(
+    config: &Config,
+    flow: &TcpFlow,
+    plan: &Plan,
+    mac: MacAddr,
+    sink: &mut dyn FrameSink,
+) -> Option<usize> {
+    let mut head = [0; TCP_AT + HEADER_BYTES_MAX];
+    let (src, dst) = (*flow.key.remote.ip(), *flow.key.guest.ip());
+    let header = Header {
+        src_port: flow.key.remote.port(),
+        dst_port: flow.key.guest.port(),
+        seq: plan.seq,
+        ack: plan.ack,
+        flags: plan.flags,
+        window: plan.window,
+        options: plan.options(),
+    };
+    let header_bytes = header.emit(&mut head[TCP_AT..]);
+    let segment_bytes = header_bytes + plan.len;
+    ethernet::emit(&mut head, mac, config.gateway_mac, ethernet::TYPE_IPV4);
+    let ip = ipv4::Header::new(src, dst, ipv4::PROTOCOL_TCP, segment_bytes);
+    ip.emit(&mut head[ethernet::HEADER_BYTES..]);
+    let (first, second) = flow.endpoint.queued(plan.offset, plan.len);
+    let mut sum = Checksum::pseudo_v4(src, dst, ipv4::PROTOCOL_TCP, segment_bytes);
+    let mut offload = Offload::NONE;
+    let checksum = if config.offload {
+        offload.needs_checksum = Some(PartialChecksum { start: TCP_AT as u16, offset: 16 });
+        if plan.len > usize::from(plan.mss) {
+            offload.gso = Gso::TcpV4 { mss: plan.mss };
+        }
+        sum.partial()
+    } else {
+        sum.add(&head[TCP_AT..TCP_AT + header_bytes]);
+        sum.add(first);
+        sum.add(second);
+        sum.finish()
+    };
+    head[TCP_AT + 16..TCP_AT + 18].copy_from_slice(&checksum.to_be_bytes());
+    let head = &head[..TCP_AT + header_bytes];
+    let parts = [IoSlice::new(head), IoSlice::new(first), IoSlice::new(second)];
+    let used = if !second.is_empty() {
+        3
+    } else if !first.is_empty() {
+        2
+    } else {
+        1
+    };
+    sink.send(offload, &parts[..used]).then_some(head.len() + plan.len)
+}

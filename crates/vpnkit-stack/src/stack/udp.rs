@@ -1,0 +1,262 @@
+//! UDP: one host socket for each port of a guest, whoever it talks to (endpoint-independent mapping), and ports of the
+//! host that are forwarded to a guest. Spec: RFC 768, RFC 4787.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use super::Stack;
+use crate::event::{DatagramError, Effect, ForwardId, UdpId, UdpSnapshot};
+use crate::table::FlowKey;
+use crate::time::Instant;
+use crate::wire::ethernet::Frame;
+use crate::wire::{ParseError, dhcp, dns, icmp, ipv4, udp};
+
+/// RFC 4787 §4.3 says two minutes or more (SHOULD); VPNKit had one, and local machines are many.
+const IDLE: Duration = Duration::from_secs(60);
+/// Ports tried for a peer whose own port is in use.
+const ALIASES_MAX: u16 = 64;
+
+/// Who began a flow.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    /// The guest: any peer may answer.
+    Guest,
+    /// A peer of a forwarded port, whom the guest knows as `remote`.
+    Peer { forward: ForwardId, peer: SocketAddr, remote: SocketAddrV4 },
+}
+
+/// A flow.
+#[derive(Debug)]
+pub(super) struct UdpFlow {
+    guest: SocketAddrV4,
+    origin: Origin,
+    used: Instant,
+    /// Whether it was used since it was last considered for eviction.
+    recent: bool,
+    bytes_up: u64,
+    bytes_down: u64,
+}
+
+impl Stack {
+    pub(super) fn take_udp(
+        &mut self,
+        now: Instant,
+        frame: &Frame<'_>,
+        packet: &ipv4::Packet<'_>,
+        verify: bool,
+    ) -> Result<(), ParseError> {
+        let datagram = udp::parse(packet.payload, verify.then_some((packet.src, packet.dst)))?;
+        let to_server = packet.dst == self.config.gateway || packet.dst.is_broadcast();
+        if to_server && datagram.dst_port == dhcp::SERVER_PORT && datagram.src_port == dhcp::CLIENT_PORT {
+            return self.take_dhcp(frame, datagram.payload);
+        }
+        if packet.src.is_unspecified() || datagram.dst_port == 0 {
+            self.counters.foreign += 1;
+            return Ok(());
+        }
+        let guest = SocketAddrV4::new(packet.src, datagram.src_port);
+        let remote = SocketAddrV4::new(packet.dst, datagram.dst_port);
+        if let Some(id) = self.forward_keys.get(&FlowKey { guest, remote }).copied() {
+            self.reply_to_peer(now, id, datagram.payload);
+            return Ok(());
+        }
+        if packet.dst == self.config.gateway && datagram.dst_port == dns::PORT {
+            self.take_dns_datagram(now, guest, datagram.payload);
+            return Ok(());
+        }
+        self.send_out(now, packet, guest, remote, datagram.payload);
+        Ok(())
+    }
+
+    /// Passes a datagram on to the world outside.
+    fn send_out(
+        &mut self,
+        now: Instant,
+        packet: &ipv4::Packet<'_>,
+        guest: SocketAddrV4,
+        remote: SocketAddrV4,
+        payload: &[u8],
+    ) {
+        let to = if packet.dst == self.config.host {
+            SocketAddrV4::new(Ipv4Addr::LOCALHOST, remote.port())
+        } else if self.is_outside(packet.dst) {
+            remote
+        } else {
+            let code = if packet.dst == self.config.gateway { icmp::CODE_PORT } else { icmp::CODE_HOST };
+            return self.send_unreachable(packet, icmp::UNREACHABLE, code);
+        };
+        if packet.ttl <= 1 && packet.dst != self.config.host {
+            return self.send_unreachable(packet, icmp::TIME_EXCEEDED, 0);
+        }
+        let flow = match self.udp_keys.get(&guest) {
+            Some(id) => *id,
+            None => {
+                let id = self.add_udp(now, guest, Origin::Guest);
+                self.udp_keys.insert(guest, id);
+                id
+            }
+        };
+        self.count_udp(now, flow, payload.len(), 0);
+        let payload = self.payload(payload);
+        // To the host itself there is no hop.
+        let ttl = if to.ip().is_loopback() { 64 } else { packet.ttl - 1 };
+        self.effects.push_back(Effect::UdpSend { flow, to, ttl, payload });
+    }
+
+    fn reply_to_peer(&mut self, now: Instant, id: UdpId, payload: &[u8]) {
+        let Some(Origin::Peer { forward, peer, .. }) = self.udp.get(id.0).map(|flow| flow.origin) else {
+            return;
+        };
+        self.count_udp(now, id, payload.len(), 0);
+        let payload = self.payload(payload);
+        self.effects.push_back(Effect::UdpReply { forward, to: peer, payload });
+    }
+
+    fn count_udp(&mut self, now: Instant, id: UdpId, up: usize, down: usize) {
+        if let Some(flow) = self.udp.get_mut(id.0) {
+            flow.used = now;
+            flow.recent = true;
+            flow.bytes_up += up as u64;
+            flow.bytes_down += down as u64;
+        }
+    }
+
+    /// Adds a flow, after the one used least recently made way if there are too many.
+    fn add_udp(&mut self, now: Instant, guest: SocketAddrV4, origin: Origin) -> UdpId {
+        while self.udp.len() >= self.config.limits.udp_flows.max(1) {
+            self.counters.over_limit += 1;
+            self.evict_udp();
+        }
+        let flow = UdpFlow { guest, origin, used: now, recent: false, bytes_up: 0, bytes_down: 0 };
+        let id = UdpId(self.udp.insert(flow));
+        self.udp_order.push_back(id);
+        self.arm_sweep(now);
+        id
+    }
+
+    /// Closes a flow that was not used lately: the second-chance algorithm, so that each datagram costs nothing.
+    fn evict_udp(&mut self) {
+        while let Some(id) = self.udp_order.pop_front() {
+            match self.udp.get_mut(id.0) {
+                Some(flow) if flow.recent => {
+                    flow.recent = false;
+                    self.udp_order.push_back(id);
+                }
+                Some(_) => return self.close_udp(id),
+                None => {}
+            }
+        }
+    }
+
+    fn close_udp(&mut self, id: UdpId) {
+        let Some(flow) = self.udp.remove(id.0) else { return };
+        match flow.origin {
+            Origin::Guest => {
+                self.udp_keys.remove(&flow.guest);
+                self.effects.push_back(Effect::UdpClosed(id));
+            }
+            Origin::Peer { remote, .. } => {
+                self.forward_keys.remove(&FlowKey { guest: flow.guest, remote });
+            }
+        }
+    }
+
+    /// A datagram came to the socket of a flow.
+    pub fn udp_received(&mut self, now: Instant, id: UdpId, from: SocketAddrV4, payload: &[u8]) {
+        let Some(guest) = self.udp.get(id.0).map(|flow| flow.guest) else { return };
+        self.count_udp(now, id, 0, payload.len());
+        let src = if from.ip().is_loopback() { self.config.host } else { *from.ip() };
+        self.queue_udp(now, (src, from.port()), (*guest.ip(), guest.port()), payload);
+    }
+
+    /// A datagram of a flow to `to` came to an error.
+    pub fn udp_failed(&mut self, id: UdpId, to: SocketAddrV4, error: DatagramError) {
+        let Some(guest) = self.udp.get(id.0).map(|flow| flow.guest) else { return };
+        let address = if to.ip().is_loopback() { self.config.host } else { *to.ip() };
+        let header = udp::emit_header((*guest.ip(), guest.port()), (address, to.port()), &[]);
+        self.queue_datagram_error(*guest.ip(), address, ipv4::PROTOCOL_UDP, &header, error);
+    }
+
+    /// A datagram came to a forwarded port: it goes to `guest`, and what the guest answers comes back as
+    /// [`Effect::UdpReply`]. The guest sees the peer's own address, or the host's for peers on the host.
+    pub fn udp_forwarded(
+        &mut self,
+        now: Instant,
+        forward: ForwardId,
+        peer: SocketAddr,
+        guest: SocketAddrV4,
+        payload: &[u8],
+    ) {
+        let Some((id, remote)) = self.find_peer(now, forward, peer, guest) else {
+            self.counters.over_limit += 1;
+            return;
+        };
+        self.count_udp(now, id, 0, payload.len());
+        self.queue_udp(now, (*remote.ip(), remote.port()), (*guest.ip(), guest.port()), payload);
+    }
+
+    fn find_peer(
+        &mut self,
+        now: Instant,
+        forward: ForwardId,
+        peer: SocketAddr,
+        guest: SocketAddrV4,
+    ) -> Option<(UdpId, SocketAddrV4)> {
+        let address = self.alias_of(peer);
+        for step in 0..ALIASES_MAX {
+            let port = peer.port().checked_add(step).unwrap_or(1024 + step);
+            let remote = SocketAddrV4::new(address, port);
+            let key = FlowKey { guest, remote };
+            let Some(id) = self.forward_keys.get(&key).copied() else {
+                let id = self.add_udp(now, guest, Origin::Peer { forward, peer, remote });
+                self.forward_keys.insert(key, id);
+                return Some((id, remote));
+            };
+            let origin = self.udp.get(id.0).map(|flow| flow.origin);
+            if matches!(origin, Some(Origin::Peer { forward: f, peer: p, .. }) if (f, p) == (forward, peer)) {
+                return Some((id, remote));
+            }
+        }
+        None
+    }
+
+    /// The address by which a guest knows a peer of a forwarded port.
+    pub(super) fn alias_of(&self, peer: SocketAddr) -> Ipv4Addr {
+        match peer {
+            SocketAddr::V4(v4) if self.is_outside(*v4.ip()) => *v4.ip(),
+            _ => self.config.host,
+        }
+    }
+
+    /// Forgets the flows of a forwarded port.
+    pub fn udp_unforward(&mut self, forward: ForwardId) {
+        let of_port = |flow: &UdpFlow| matches!(flow.origin, Origin::Peer { forward: f, .. } if f == forward);
+        let flows: Vec<_> = self.udp.iter().filter(|(_, flow)| of_port(flow)).map(|(key, _)| key).collect();
+        for key in flows {
+            self.close_udp(UdpId(key));
+        }
+    }
+
+    pub(super) fn sweep_udp(&mut self, now: Instant) {
+        let idle = |flow: &UdpFlow| now.since(flow.used) >= IDLE;
+        let old: Vec<_> = self.udp.iter().filter(|(_, flow)| idle(flow)).map(|(key, _)| key).collect();
+        for key in old {
+            self.close_udp(UdpId(key));
+        }
+        let udp = &self.udp;
+        self.udp_order.retain(|id| udp.get(id.0).is_some());
+    }
+
+    pub(super) fn udp_snapshots(&self) -> Vec<UdpSnapshot> {
+        let snapshot = |flow: &UdpFlow| UdpSnapshot {
+            guest: flow.guest,
+            peer: match flow.origin {
+                Origin::Guest => None,
+                Origin::Peer { peer, .. } => Some(peer),
+            },
+            bytes_up: flow.bytes_up,
+            bytes_down: flow.bytes_down,
+        };
+        self.udp.iter().map(|(_, flow)| snapshot(flow)).collect()
+    }
+}

@@ -1,0 +1,14 @@
+//! One TCP endpoint towards the guest, and its parts. Spec: RFC 9293.
+//!
+//! An endpoint knows sequence numbers, bytes and time. It knows no addresses, frames or sockets: see `crate::stack`.
+
+mod assembler;
+mod congestion;
+mod endpoint;
+mod input;
+mod output;
+mod ring;
+mod rtt;
+
+pub(crate) use endpoint::{Changes, Endpoint, Phase, Settings};
+pub(crate) use output::Plan;

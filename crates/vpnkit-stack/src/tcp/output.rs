@@ -1,0 +1,242 @@
+//! What an endpoint sends next. Spec: RFC 9293 §3.8, RFC 5681, RFC 7323 §2.
+//!
+//! In two steps, so that a link without room costs nothing: [`Endpoint::plan`] says what would be sent and changes
+//! nothing, [`Endpoint::commit`] notes that it was.
+
+use super::endpoint::{Endpoint, FinOut, Phase, Timer};
+use crate::time::Instant;
+use crate::wire::tcp::{ACK, FIN, PSH, SYN, Seq};
+
+/// One segment to be sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub seq: Seq,
+    pub ack: Seq,
+    pub flags: u8,
+    /// Window field, scaled.
+    pub window: u16,
+    /// Where the data starts in the send queue, and its length.
+    pub offset: usize,
+    pub len: usize,
+    /// Largest data of one segment of it.
+    pub mss: u16,
+    /// Right edge that the window field tells.
+    edge: Seq,
+    options: [u8; 40],
+    options_bytes: u8,
+}
+
+impl Plan {
+    /// The options, padded.
+    pub fn options(&self) -> &[u8] {
+        &self.options[..usize::from(self.options_bytes)]
+    }
+}
+
+impl Endpoint {
+    /// Largest data of one segment, in bytes.
+    pub fn segment_bytes(&self) -> usize {
+        self.mss as usize
+    }
+
+    /// Returns what is to be sent now, of at most `len_max` bytes of data, if anything.
+    pub fn plan(&self, len_max: usize) -> Option<Plan> {
+        match self.phase {
+            Phase::SynSent | Phase::SynReceived => self.syn_due.then(|| self.plan_syn()),
+            Phase::Open => self.plan_open(len_max),
+            Phase::TimeWait => self.ack_due.then(|| self.plan_ack(self.snd_nxt, ACK, 0, 0)),
+            Phase::Connecting | Phase::Closed => None,
+        }
+    }
+
+    fn plan_syn(&self) -> Plan {
+        let answer = self.phase == Phase::SynReceived;
+        let mut plan = self.plan_ack(self.iss, if answer { SYN | ACK } else { SYN }, 0, 0);
+        if !answer {
+            plan.ack = Seq(0);
+        }
+        // Never scaled in a SYN: RFC 7323 §2.2.
+        let window = self.window_bytes().min(0xffff);
+        plan.window = window as u16;
+        plan.edge = self.rcv_nxt + window;
+        let [high, low] = self.link_mss.to_be_bytes();
+        let mut options = Options::new();
+        options.add(&[2, 4, high, low]);
+        if self.sack_ok {
+            options.add(&[4, 2, 1, 1]);
+        }
+        if self.scale_ok {
+            options.add(&[1, 3, 3, self.rcv_scale]);
+        }
+        plan.options = options.bytes;
+        plan.options_bytes = options.len;
+        plan
+    }
+
+    /// A segment with what every one carries: acknowledgement, window, early ranges.
+    fn plan_ack(&self, seq: Seq, flags: u8, offset: usize, len: usize) -> Plan {
+        let (edge, window) = self.window_to_tell();
+        let mut options = Options::new();
+        if self.sack_ok && !self.early.is_empty() && self.phase == Phase::Open {
+            self.add_sack(&mut options);
+        }
+        Plan {
+            seq,
+            ack: self.rcv_nxt,
+            flags,
+            window,
+            offset,
+            len,
+            mss: (self.mss - u32::from(options.len)) as u16,
+            edge,
+            options: options.bytes,
+            options_bytes: options.len,
+        }
+    }
+
+    /// Spec: RFC 2018 §3.
+    fn add_sack(&self, options: &mut Options) {
+        let count = self.early.blocks().count() as u8;
+        options.add(&[1, 1, 5, 2 + 8 * count]);
+        for (start, end) in self.early.blocks() {
+            options.add(&(self.rcv_nxt + start).0.to_be_bytes());
+            options.add(&(self.rcv_nxt + end).0.to_be_bytes());
+        }
+    }
+
+    /// Returns the right edge of the window and its field. The edge never moves back, and moves on only by a
+    /// worthwhile step. Spec: RFC 9293 §3.8.6.2.2.
+    fn window_to_tell(&self) -> (Seq, u16) {
+        let told = self.told_bytes();
+        let room = self.window_bytes();
+        let step = u32::from(self.link_mss).min(self.rx_max / 2).max(1);
+        let bytes = if room >= told + step { room } else { told.min(room) };
+        let field = (bytes >> self.rcv_scale).min(0xffff);
+        (self.rcv_nxt + (field << self.rcv_scale), field as u16)
+    }
+
+    /// Bytes that the peer may still send, as far as it knows.
+    fn told_bytes(&self) -> u32 {
+        self.rcv_edge.since(self.rcv_nxt).max(0).unsigned_abs()
+    }
+
+    /// Whether the window has grown enough to send an acknowledgement for nothing else.
+    pub(super) fn window_opens(&self) -> bool {
+        let told = self.told_bytes();
+        let small = u32::from(self.link_mss).min(self.rx_max / 2).max(1);
+        let step = if told < small { small } else { (self.rx_max / 4).max(1) };
+        self.window_bytes() >= told + step
+    }
+
+    fn plan_open(&self, len_max: usize) -> Option<Plan> {
+        if self.head_due {
+            let len = self.tx.len().min(self.mss as usize).min(len_max);
+            return Some(self.plan_data(self.snd_una, 0, len));
+        }
+        let offset = self.snd_nxt.since(self.snd_una).unsigned_abs() as usize;
+        let queued = self.tx.len().saturating_sub(offset);
+        let fin = self.fin_out == FinOut::Queued && offset <= self.tx.len();
+        if queued == 0 && !fin {
+            return self.ack_due.then(|| self.plan_ack(self.snd_nxt, ACK, 0, 0));
+        }
+        let window = self.snd_wnd.min(self.congestion.window()) as usize;
+        let fits = window.saturating_sub(offset).min(queued).min(len_max);
+        let len = self.worthwhile(fits, queued, offset);
+        if len > 0 || (queued == 0 && (self.snd_wnd as usize > offset || self.probing)) {
+            return Some(self.plan_data(self.snd_nxt, offset, len));
+        }
+        self.ack_due.then(|| self.plan_ack(self.snd_nxt, ACK, 0, 0))
+    }
+
+    /// Avoids silly small segments: sends whole ones, or everything, or half of what the peer ever took.
+    ///
+    /// Spec: RFC 9293 §3.8.6.2.1.
+    fn worthwhile(&self, fits: usize, queued: usize, offset: usize) -> usize {
+        let mss = self.mss as usize;
+        if fits == queued {
+            return fits;
+        }
+        if fits >= mss {
+            return fits - fits % mss;
+        }
+        let half = fits > 0 && offset == 0 && fits >= self.snd_wnd_max as usize / 2;
+        if half || self.probing { fits.max(usize::from(self.probing)) } else { 0 }
+    }
+
+    fn plan_data(&self, seq: Seq, offset: usize, len: usize) -> Plan {
+        let mut plan = self.plan_ack(seq, ACK, offset, len);
+        if plan.options_bytes > 0 && len > usize::from(plan.mss) {
+            // Super-frames carry no options: each segment cut from it would repeat them for nothing.
+            plan.options_bytes = 0;
+            plan.mss = self.mss as u16;
+        }
+        if offset + len == self.tx.len() {
+            plan.flags |= if len > 0 { PSH } else { 0 };
+            let fits = self.snd_wnd as usize > offset + len || self.probing;
+            plan.flags |= if self.fin_out == FinOut::Queued && (fits || len == 0) { FIN } else { 0 };
+        }
+        plan
+    }
+
+    /// Notes that `plan` was sent at `now`; returns whether it was sent before.
+    pub fn commit(&mut self, now: Instant, plan: &Plan) -> bool {
+        let taken = plan.len as u32 + u32::from(plan.flags & FIN != 0) + u32::from(plan.flags & SYN != 0);
+        let end = plan.seq + taken;
+        self.ack_due = false;
+        self.rcv_edge = plan.edge.max(self.rcv_edge);
+        if taken == 0 {
+            return false;
+        }
+        let fresh = self.snd_max.before(end);
+        if plan.flags & SYN != 0 {
+            self.syn_due = false;
+            self.timing = if fresh { Some((plan.seq, now)) } else { None };
+        } else if self.head_due {
+            self.head_due = false;
+            self.timing = None;
+        } else if fresh && plan.seq == self.snd_max && self.timing.is_none() {
+            self.timing = Some((plan.seq, now));
+        }
+        self.probing = false;
+        self.snd_nxt = self.snd_nxt.max(end);
+        self.snd_max = self.snd_max.max(end);
+        if !matches!(self.timer, Timer::Retransmit(_)) {
+            self.timer = Timer::Retransmit(now + self.rtt.timeout());
+        }
+        !fresh
+    }
+
+    /// Sets the timer for what is under way, or for what the peer has no window for. Called when output is done;
+    /// `blocked` when the link had no room.
+    pub fn arm_timer(&mut self, now: Instant, blocked: bool) {
+        let opening = matches!(self.phase, Phase::SynSent | Phase::SynReceived);
+        let in_flight = self.snd_nxt != self.snd_una || opening;
+        let waiting = !self.tx.is_empty() || self.fin_out == FinOut::Queued;
+        let live = opening || self.phase == Phase::Open;
+        match self.timer {
+            Timer::Retransmit(_) if live && in_flight => {}
+            _ if live && in_flight => self.timer = Timer::Retransmit(now + self.rtt.timeout()),
+            Timer::Persist(_) if live && waiting => {}
+            _ if live && waiting && !blocked => self.timer = Timer::Persist(now + self.rtt.timeout()),
+            _ => self.timer = Timer::Off,
+        }
+    }
+}
+
+/// Options being written.
+struct Options {
+    bytes: [u8; 40],
+    len: u8,
+}
+
+impl Options {
+    fn new() -> Self {
+        Self { bytes: [0; 40], len: 0 }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let at = usize::from(self.len);
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u8;
+    }
+}

@@ -1,0 +1,112 @@
+//! The Internet checksum: a one's complement sum, gathered over several pieces. Spec: RFC 1071.
+
+use std::net::Ipv4Addr;
+
+/// A sum in progress. Pieces may have any length; an odd piece shifts those after it as if they were joined.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Checksum {
+    sum: u64,
+    odd: bool,
+}
+
+impl Checksum {
+    /// Starts with the pseudo header of TCP and UDP over IPv4. `length_bytes` counts header and payload.
+    ///
+    /// Spec: RFC 9293 §3.1, RFC 768.
+    pub fn pseudo_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, length_bytes: usize) -> Self {
+        let mut sum = Self::default();
+        sum.add(&src.octets());
+        sum.add(&dst.octets());
+        sum.add(&[0, protocol]);
+        sum.add(&(length_bytes as u16).to_be_bytes());
+        sum
+    }
+
+    /// Adds the bytes that follow those added so far.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let mut part = sum_bytes(bytes);
+        if self.odd {
+            part = part.swap_bytes();
+        }
+        self.sum += u64::from(part);
+        self.odd ^= bytes.len() % 2 == 1;
+    }
+
+    /// Returns the folded sum, not complemented, in host order: what a partial checksum field holds.
+    pub fn partial(self) -> u16 {
+        u16::from_be(fold(self.sum))
+    }
+
+    /// Returns the checksum to store, in host order.
+    pub fn finish(self) -> u16 {
+        !self.partial()
+    }
+}
+
+/// Returns the checksum of one piece, in host order.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum = Checksum::default();
+    sum.add(bytes);
+    sum.finish()
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Sums as native-endian words; the result of one's complement addition does not depend on the order of bytes
+/// as long as it is stored the way it was read (RFC 1071 §2 (B)).
+fn sum_bytes(bytes: &[u8]) -> u16 {
+    let mut wide = bytes.chunks_exact(32);
+    let mut sums = [0u64; 4];
+    for chunk in wide.by_ref() {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            let at = lane * 8;
+            let low = u32::from_ne_bytes([chunk[at], chunk[at + 1], chunk[at + 2], chunk[at + 3]]);
+            let high = u32::from_ne_bytes([chunk[at + 4], chunk[at + 5], chunk[at + 6], chunk[at + 7]]);
+            *sum += u64::from(low) + u64::from(high);
+        }
+    }
+    let mut sum: u64 = sums.iter().map(|sum| u64::from(fold(*sum))).sum();
+    let mut pairs = wide.remainder().chunks_exact(2);
+    for pair in pairs.by_ref() {
+        sum += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
+    }
+    if let [last] = pairs.remainder() {
+        sum += u64::from(u16::from_ne_bytes([*last, 0]));
+    }
+    fold(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_rfc_1071_sums_as_it_says() {
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
+    }
+
+    #[test]
+    fn pieces_sum_like_the_whole_wherever_they_are_cut() {
+        let whole: Vec<u8> = (0..200u32).map(|n| (n * 37 + 11) as u8).collect();
+        let expected = checksum(&whole);
+        for cut in 0..whole.len() {
+            let mut sum = Checksum::default();
+            sum.add(&whole[..cut]);
+            sum.add(&whole[cut..]);
+            assert_eq!(sum.finish(), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn bytes_with_their_checksum_sum_to_zero() {
+        let mut packet = vec![0x45, 0, 0, 20, 1, 2, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let sum = checksum(&packet);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(checksum(&packet), 0);
+    }
+}

@@ -1,0 +1,226 @@
+//! DNS messages, as far as a forwarder with names of its own needs them. Spec: RFC 1035, RFC 6891 (EDNS).
+
+use std::net::IpAddr;
+
+use super::{ParseError, at_least, be16};
+
+/// Port of servers.
+pub const PORT: u16 = 53;
+/// Bytes of a header.
+pub const HEADER_BYTES: usize = 12;
+/// Bytes of the largest answer over UDP to a query without EDNS.
+pub const UDP_BYTES_MIN: usize = 512;
+/// Type of IPv4 addresses.
+pub const TYPE_A: u16 = 1;
+/// Type of IPv6 addresses.
+pub const TYPE_AAAA: u16 = 28;
+/// No error.
+pub const NOERROR: u8 = 0;
+/// The query is malformed.
+pub const FORMERR: u8 = 1;
+/// The server failed.
+pub const SERVFAIL: u8 = 2;
+/// The server does not do that.
+pub const NOTIMP: u8 = 4;
+
+const CLASS_IN: u16 = 1;
+const TYPE_OPT: u16 = 41;
+
+/// A query with one question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Identifier, repeated in the answer.
+    pub id: u16,
+    /// The name asked for, in lower case, without the last dot.
+    pub name: String,
+    /// Type of the records asked for.
+    pub qtype: u16,
+    /// Class, 1 for the Internet.
+    pub class: u16,
+    /// Largest answer over UDP that the client takes, in bytes.
+    pub udp_bytes: usize,
+    /// Where the question ends.
+    question_end: usize,
+}
+
+/// Parses a query.
+///
+/// # Errors
+/// When it is short, an answer, not a standard query, or has not exactly one question.
+pub fn parse(bytes: &[u8]) -> Result<Query, ParseError> {
+    at_least(bytes, HEADER_BYTES)?;
+    if bytes[2] & 0xf8 != 0 || be16(bytes, 4) != 1 {
+        return Err(ParseError::Protocol);
+    }
+    let (name, end) = parse_name(bytes, HEADER_BYTES)?;
+    at_least(bytes, end + 4)?;
+    let question_end = end + 4;
+    Ok(Query {
+        id: be16(bytes, 0),
+        name,
+        qtype: be16(bytes, end),
+        class: be16(bytes, end + 2),
+        udp_bytes: edns_bytes(bytes, question_end),
+        question_end,
+    })
+}
+
+/// Reads a name without compression: a question has nothing before it to point to.
+fn parse_name(bytes: &[u8], start: usize) -> Result<(String, usize), ParseError> {
+    let mut name = String::new();
+    let mut at = start;
+    loop {
+        let length = usize::from(*bytes.get(at).ok_or(ParseError::Length)?);
+        if length == 0 {
+            return Ok((name, at + 1));
+        }
+        let label = bytes.get(at + 1..at + 1 + length).ok_or(ParseError::Length)?;
+        if length > 63 || name.len() + length > 254 {
+            return Err(ParseError::Length);
+        }
+        if !name.is_empty() {
+            name.push('.');
+        }
+        name.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+        at += 1 + length;
+    }
+}
+
+/// Size from an OPT record right after the question, where queries have it. Spec: RFC 6891 §6.2.3.
+fn edns_bytes(bytes: &[u8], at: usize) -> usize {
+    let plain = be16(bytes, 6) == 0 && be16(bytes, 8) == 0 && be16(bytes, 10) > 0;
+    if !plain || bytes.len() < at + 11 || bytes[at] != 0 || be16(bytes, at + 1) != TYPE_OPT {
+        return UDP_BYTES_MIN;
+    }
+    usize::from(be16(bytes, at + 3)).max(UDP_BYTES_MIN)
+}
+
+/// Encodes a name; `None` when a label is empty or too long.
+pub fn encode_name(name: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(name.len() + 2);
+    for label in name.trim_end_matches('.').split('.') {
+        if label.is_empty() || label.len() > 63 || out.len() > 254 {
+            return None;
+        }
+        out.push(label.len() as u8);
+        out.extend_from_slice(label.as_bytes());
+    }
+    out.push(0);
+    Some(out)
+}
+
+/// Returns the answer of somebody who is authoritative for the name: the addresses of the type asked for, which may
+/// be none (NODATA).
+pub fn answer(query: &[u8], parsed: &Query, addresses: &[IpAddr], ttl_seconds: u32) -> Vec<u8> {
+    let mut out = reply(query, NOERROR);
+    out[2] |= 0x04;
+    let mut count = 0u16;
+    for address in addresses {
+        let octets: &[u8] = match (address, parsed.qtype) {
+            (IpAddr::V4(v4), TYPE_A) => &v4.octets(),
+            (IpAddr::V6(v6), TYPE_AAAA) => &v6.octets(),
+            _ => continue,
+        };
+        if out.len() + 12 + octets.len() > UDP_BYTES_MIN {
+            break;
+        }
+        out.extend_from_slice(&[0xc0, HEADER_BYTES as u8]);
+        out.extend_from_slice(&parsed.qtype.to_be_bytes());
+        out.extend_from_slice(&CLASS_IN.to_be_bytes());
+        out.extend_from_slice(&ttl_seconds.to_be_bytes());
+        out.extend_from_slice(&(octets.len() as u16).to_be_bytes());
+        out.extend_from_slice(octets);
+        count += 1;
+    }
+    out[6..8].copy_from_slice(&count.to_be_bytes());
+    out
+}
+
+/// Returns an answer with nothing but a code; the question is repeated if it can be read.
+pub fn reply(query: &[u8], rcode: u8) -> Vec<u8> {
+    let question_end = parse(query).map_or(0, |parsed| parsed.question_end);
+    let mut out = vec![0; HEADER_BYTES];
+    let known = query.len().min(4);
+    out[..known].copy_from_slice(&query[..known]);
+    // An answer; opcode and "recursion desired" as they were; recursion available.
+    out[2] = 0x80 | (out[2] & 0x79);
+    out[3] = 0x80 | (rcode & 0xf);
+    if question_end > 0 {
+        out[5] = 1;
+        out.extend_from_slice(&query[HEADER_BYTES..question_end]);
+    }
+    out
+}
+
+/// Returns `answer`, cut to its question and marked truncated when it is larger than `limit_bytes`.
+///
+/// Spec: RFC 2181 §9.
+pub fn truncate(answer: &mut Vec<u8>, limit_bytes: usize) {
+    if answer.len() <= limit_bytes || answer.len() < HEADER_BYTES {
+        return;
+    }
+    let question = parse_name(answer, HEADER_BYTES).ok().filter(|_| be16(answer, 4) == 1);
+    let end = question.map_or(HEADER_BYTES, |(_, end)| (end + 4).min(answer.len()));
+    answer.truncate(end);
+    answer[2] |= 0x02;
+    answer[4] = 0;
+    answer[5] = u8::from(end > HEADER_BYTES);
+    answer[6..12].fill(0);
+}
+
+/// Whether an answer says that it was cut.
+pub fn is_truncated(answer: &[u8]) -> bool {
+    answer.len() >= HEADER_BYTES && answer[2] & 0x02 != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(name: &str, qtype: u16, edns: Option<u16>) -> Vec<u8> {
+        let mut out = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
+        out.extend(encode_name(name).unwrap());
+        out.extend(qtype.to_be_bytes());
+        out.extend([0, 1]);
+        if let Some(size) = edns {
+            out.extend([0, 0, 41]);
+            out.extend(size.to_be_bytes());
+            out.extend([0, 0, 0, 0, 0, 0]);
+        }
+        out
+    }
+
+    #[test]
+    fn a_query_is_read() {
+        let parsed = parse(&query("Host.Internal", TYPE_A, Some(1232))).unwrap();
+        assert_eq!((parsed.id, parsed.name.as_str()), (0x1234, "host.internal"));
+        assert_eq!((parsed.qtype, parsed.class, parsed.udp_bytes), (TYPE_A, 1, 1232));
+    }
+
+    #[test]
+    fn an_answer_has_the_bytes_of_rfc_1035() {
+        let bytes = query("a.b", TYPE_A, None);
+        let out = answer(&bytes, &parse(&bytes).unwrap(), &["1.2.3.4".parse().unwrap()], 0);
+        let head = [0x12, 0x34, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 0, 1, b'a', 1, b'b', 0, 0, 1, 0, 1];
+        assert_eq!(out[..21], head);
+        assert_eq!(out[21..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_large_answer_is_cut_to_its_question() {
+        let mut out = reply(&query("a.b", TYPE_A, None), NOERROR);
+        out[7] = 9;
+        out.extend([0; 600]);
+        truncate(&mut out, 512);
+        assert_eq!(out.len(), 21);
+        assert!(is_truncated(&out));
+        assert_eq!(out[6..8], [0, 0]);
+    }
+
+    #[test]
+    fn names_that_run_out_of_the_message_are_refused() {
+        let mut bytes = query("aaaa.bb", TYPE_A, None);
+        bytes.truncate(15);
+        assert_eq!(parse(&bytes), Err(ParseError::Length));
+    }
+}

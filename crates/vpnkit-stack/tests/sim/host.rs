@@ -1,0 +1,133 @@
+//! The host: sockets that exist only as buffers, driven by the stack's effects.
+
+use std::collections::HashMap;
+
+use vpnkit_stack::{Effect, Instant, Stack, TcpId};
+
+use crate::guest::pattern;
+use crate::link::Random;
+
+/// One connection of the host.
+#[derive(Debug, Default)]
+pub struct Connection {
+    pub stream: u64,
+    pub to_send: usize,
+    pub sent: usize,
+    pub received: usize,
+    /// Resets the connection after this many bytes in both directions.
+    pub reset_after: Option<usize>,
+    /// Ends its side only after the guest did.
+    pub close_last: bool,
+    pub finished: bool,
+    /// The guest will send no more.
+    pub shutdown: bool,
+    /// The stack said that it is over, and whether by a reset.
+    pub closed: Option<bool>,
+    pub gone: bool,
+}
+
+#[derive(Default)]
+pub struct Host {
+    pub connections: HashMap<TcpId, Connection>,
+    /// By remote port: what a connection that the guest opens is to be like.
+    pub expected: HashMap<u16, Connection>,
+    pub slow: bool,
+}
+
+impl Host {
+    pub fn take_effects(&mut self, stack: &mut Stack) -> Result<(), String> {
+        while let Some(effect) = stack.pop_effect() {
+            match effect {
+                Effect::TcpConnect { flow, to } => {
+                    let connection = self.expected.remove(&to.port()).ok_or("connected twice")?;
+                    self.connections.insert(flow, connection);
+                    stack.tcp_connected(flow);
+                }
+                Effect::TcpReceived(_) | Effect::TcpRoom(_) => {}
+                Effect::TcpShutdown(flow) => self.find(flow)?.shutdown = true,
+                Effect::TcpClosed { flow, reset } => {
+                    let connection = self.find(flow)?;
+                    if connection.closed.replace(reset).is_some() {
+                        return Err("closed twice".into());
+                    }
+                }
+                other => return Err(format!("unexpected {other:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, flow: TcpId) -> Result<&mut Connection, String> {
+        self.connections.get_mut(&flow).ok_or_else(|| "an effect on an unknown flow".into())
+    }
+
+    /// Reads and writes on all connections. Errs when a byte is not what was sent.
+    pub fn run_programs(
+        &mut self,
+        now: Instant,
+        stack: &mut Stack,
+        random: &mut Random,
+    ) -> Result<(), String> {
+        let mut flows: Vec<_> = self.connections.keys().copied().collect();
+        flows.sort();
+        for flow in flows {
+            let connection = self.find(flow)?;
+            if connection.closed.is_some() || connection.gone {
+                continue;
+            }
+            let limit = |random: &mut Random| if self.slow { random.below(900) as usize } else { usize::MAX };
+            let connection = self.connections.get_mut(&flow).expect("looked up above");
+            if !self.slow || random.percent(30) {
+                read(connection, flow, now, stack, limit(random))?;
+            }
+            if connection.reset_after.is_some_and(|after| connection.sent + connection.received >= after) {
+                connection.gone = true;
+                stack.tcp_aborted(now, flow);
+                continue;
+            }
+            write(connection, flow, stack, limit(random));
+            let may_finish = !connection.close_last || connection.shutdown;
+            if connection.sent == connection.to_send && !connection.finished && may_finish {
+                connection.finished = true;
+                stack.tcp_finished(flow);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(
+    connection: &mut Connection,
+    flow: TcpId,
+    now: Instant,
+    stack: &mut Stack,
+    limit: usize,
+) -> Result<(), String> {
+    let (first, second) = stack.tcp_received(flow);
+    let count = (first.len() + second.len()).min(limit);
+    for (index, byte) in first.iter().chain(second).take(count).enumerate() {
+        let at = connection.received + index;
+        if *byte != pattern(connection.stream, at) {
+            return Err(format!("the host got a wrong byte at {at}"));
+        }
+    }
+    connection.received += count;
+    if count > 0 {
+        stack.tcp_consumed(now, flow, count);
+    }
+    Ok(())
+}
+
+fn write(connection: &mut Connection, flow: TcpId, stack: &mut Stack, limit: usize) {
+    let want = stack.tcp_room(flow).min(connection.to_send - connection.sent).min(limit);
+    if want == 0 {
+        return;
+    }
+    let (first, second) = stack.tcp_buffer(flow, want);
+    assert_eq!(first.len() + second.len(), want, "room was promised");
+    for (index, byte) in first.iter_mut().chain(second).enumerate() {
+        *byte = pattern(connection.stream + 1, connection.sent + index);
+    }
+    connection.sent += want;
+    stack.tcp_filled(flow, want);
+}
