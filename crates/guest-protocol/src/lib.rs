@@ -2,7 +2,8 @@
 //!
 //! All of it goes over vsock, from the guest to the host (CID 2). PID 1 first connects to [`CONTROL_PORT`] and
 //! sends [`FromGuest::Ready`]; the host answers with [`ToGuest::Run`]. PID 1 then connects to the three stream
-//! ports (to [`STDOUT_PORT`] only, for a terminal: both directions), starts the command, and says how it ended.
+//! ports ([`STDIN_PORT`] only if [`Run::stdin`]; [`STDOUT_PORT`] alone, for a terminal: both directions), starts the
+//! command, and says how it ended.
 //! Streams are raw bytes; end of file is a half-close. Control messages are framed by [`frame`].
 
 pub mod frame;
