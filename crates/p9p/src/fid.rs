@@ -76,6 +76,9 @@ pub(crate) enum Sink {
     Xattr(usize),
 }
 
+/// A node and what was opened through the same fid.
+pub(crate) type NodeAndFile = (Arc<dyn Node>, Option<Arc<dyn OpenFile>>);
+
 /// All fids of a session.
 #[derive(Default)]
 pub(crate) struct FidTable {
@@ -93,7 +96,7 @@ impl FidTable {
     }
 
     /// The node and what was opened through the same fid.
-    pub fn node_and_file(&self, fid: Fid) -> Answer<(Arc<dyn Node>, Option<Arc<dyn OpenFile>>)> {
+    pub fn node_and_file(&self, fid: Fid) -> Answer<NodeAndFile> {
         let entries = self.lock();
         let entry = entries.get(&fid).ok_or(Errno::EBADF)?;
         let file = match &entry.state {

@@ -167,14 +167,19 @@ macro_rules! messages {
             /// [`WireError`] when the bytes are not exactly one message of the dialect.
             pub fn parse(bytes: &'a [u8], dialect: Dialect) -> Result<(Tag, Self), WireError> {
                 let (code, tag, mut reader) = parse_header(bytes, dialect)?;
-                let message = match code {
-                    $( $code if $dialects & dialect.bit() != 0 => {
-                        Self::$variant { $($field: <$type as Field<'a>>::parse(&mut reader)?),* }
-                    } )*
-                    _ => return Err(WireError::UnknownType { code, dialect }),
-                };
+                let message = Self::parse_fields(code, &mut reader)?;
                 reader.finish()?;
                 Ok((tag, message))
+            }
+
+            fn parse_fields(code: u8, reader: &mut Reader<'a>) -> Result<Self, WireError> {
+                let dialect = reader.dialect();
+                match code {
+                    $( $code if $dialects & dialect.bit() != 0 => {
+                        Ok(Self::$variant { $($field: <$type as Field<'a>>::parse(reader)?),* })
+                    } )*
+                    _ => Err(WireError::UnknownType { code, dialect }),
+                }
             }
 
             /// Writes the message with its `size[4]` into `buffer` and returns how many bytes it takes.
@@ -370,3 +375,6 @@ pub(crate) fn finish(mut writer: Writer<'_>) -> Result<usize, WireError> {
     writer.patch(0, &size.to_le_bytes());
     Ok(len)
 }
+
+#[cfg(test)]
+mod tests;
