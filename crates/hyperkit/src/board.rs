@@ -11,6 +11,7 @@ use hyperkit_platform::{I8042Reset, Power, PowerCodes, PowerEvent, Rtc, Serial};
 use hyperkit_virtio::VirtioDevice;
 use hyperkit_virtio::mmio::MmioTransport;
 
+use crate::SerialSink;
 use crate::lifecycle::{Lifecycle, Outcome};
 
 /// What the machine keeps of its board.
@@ -24,7 +25,7 @@ pub(crate) fn build(
     vm: &dyn Vm,
     ram: &Arc<GuestRam>,
     lifecycle: &Arc<Lifecycle>,
-    serial: Box<dyn FnMut(&[u8]) + Send>,
+    serial: SerialSink,
     devices: Vec<Box<dyn VirtioDevice>>,
 ) -> Result<Board, MapError> {
     let mut bus = Bus::default();

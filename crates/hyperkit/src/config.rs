@@ -14,6 +14,9 @@ pub enum EngineChoice {
     Exactly(EngineKind),
 }
 
+/// Gets bytes that the guest sends, on a vCPU's thread.
+pub type SerialSink = Box<dyn FnMut(&[u8]) + Send>;
+
 /// A machine to build. [`MachineConfig::new`] has defaults; all fields may be changed.
 pub struct MachineConfig {
     /// RAM in bytes: a multiple of 4096, at least 1 MiB. The host commits it as the guest touches it.
@@ -29,7 +32,7 @@ pub struct MachineConfig {
     /// The kernel's command line.
     pub cmdline: String,
     /// Gets what the guest sends to its serial port, mostly one byte a call, on a vCPU's thread.
-    pub serial: Box<dyn FnMut(&[u8]) + Send>,
+    pub serial: SerialSink,
     /// The virtio devices, in the order in which the guest finds them.
     pub devices: Vec<Box<dyn VirtioDevice>>,
 }

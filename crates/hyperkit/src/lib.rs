@@ -24,7 +24,7 @@ mod engine;
 mod lifecycle;
 mod machine;
 
-pub use config::{EngineChoice, MachineConfig};
+pub use config::{EngineChoice, MachineConfig, SerialSink};
 pub use hyperkit_boot::{BootError, Image};
 pub use hyperkit_devices as devices;
 pub use hyperkit_hv::{EngineKind, VcpuError, VmError, X86State};

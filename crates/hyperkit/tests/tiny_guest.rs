@@ -1,6 +1,7 @@
 //! Guests of a few dozen bytes, on each engine that works here.
 
 #![allow(missing_docs, reason = "tests say what they do by their names")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests may")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
