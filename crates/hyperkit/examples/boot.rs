@@ -1,4 +1,4 @@
-//! Boots a kernel with nothing but a serial port, which is this program's standard output and input.
+//! Boots a kernel; its serial port is this program's standard output and input.
 //!
 //! `cargo run --release -p hyperkit --example boot -- --kernel vmlinux --append console=ttyS0`
 
@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use hyperkit::devices::block::{Block, RawFile};
+use hyperkit::devices::rng::{HostEntropy, Rng};
 use hyperkit::{EngineChoice, EngineKind, Image, Machine, MachineConfig, Outcome};
 
 #[derive(Parser)]
@@ -32,6 +34,12 @@ struct Arguments {
     /// Number of processors
     #[arg(long, default_value_t = 1)]
     cpus: u32,
+    /// Disk images, as virtio-blk devices
+    #[arg(long)]
+    disk: Vec<PathBuf>,
+    /// Give the guest a virtio-rng device
+    #[arg(long)]
+    rng: bool,
     /// What runs the processors
     #[arg(long, value_enum, default_value_t = Engine::Soft)]
     engine: Engine,
@@ -55,6 +63,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     config.cmdline = arguments.append;
     config.memory_bytes = arguments.memory << 20;
     config.vcpus = arguments.cpus;
+    for path in &arguments.disk {
+        let disk = RawFile::open(path, false)?;
+        config.devices.push(Box::new(Block::new(Arc::new(disk), &path.to_string_lossy())));
+    }
+    if arguments.rng {
+        config.devices.push(Box::new(Rng::new(Box::new(HostEntropy))));
+    }
     config.engine = match arguments.engine {
         Engine::Auto => EngineChoice::Auto,
         Engine::Soft => EngineChoice::Exactly(EngineKind::Soft),

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hyperkit::devices::rng::{HostEntropy, Rng};
 use hyperkit::{BuildError, EngineChoice, EngineKind, Image, Machine, MachineConfig, Outcome, VmError};
 use hyperkit_boot::testing::pvh_elf;
 
@@ -40,12 +41,17 @@ struct Guest {
 impl Guest {
     /// Starts a guest; `None` where the engine does not work, which is said.
     fn start(engine: EngineKind, code: &[u8]) -> Option<Guest> {
+        Guest::start_with(engine, code, |_| {})
+    }
+
+    fn start_with(engine: EngineKind, code: &[u8], change: impl Fn(&mut MachineConfig)) -> Option<Guest> {
         let printed = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&printed);
         let mut config = MachineConfig::new(Image::from(pvh_elf(code, KERNEL_AT, 0)));
         config.memory_bytes = 4 << 20;
         config.engine = EngineChoice::Exactly(engine);
         config.serial = Box::new(move |bytes| log.lock().unwrap().extend(bytes));
+        change(&mut config);
         let machine = match Machine::build(config) {
             Err(BuildError::Vm(error @ VmError::Unavailable { .. })) => {
                 println!("SKIP: {error}");
@@ -134,6 +140,18 @@ fn machines_live_side_by_side(engine: EngineKind) {
     }
 }
 
+fn first_virtio_device_is_in_the_first_slot(engine: EngineKind) {
+    let load = [0xa1, 0x00, 0x00, 0x00, 0xd0, 0x66, 0xba, 0xf8, 0x03]; // mov eax, [0xd0000000]; mov dx, 0x3f8
+    let out_bytes = [0xee, 0xc1, 0xe8, 0x08].repeat(4); // out dx, al; shr eax, 8
+    let code = [load.to_vec(), out_bytes, power_off()].concat();
+    let device = || Box::new(Rng::new(Box::new(HostEntropy)));
+    let Some(guest) = Guest::start_with(engine, &code, |config| config.devices.push(device())) else {
+        return;
+    };
+    guest.outcome();
+    assert_eq!(*guest.printed.lock().unwrap(), b"virt");
+}
+
 macro_rules! on_each_engine {
     ($($test:ident),* $(,)?) => {
         mod soft { $(#[test] fn $test() { super::$test(super::EngineKind::Soft); })* }
@@ -149,6 +167,7 @@ on_each_engine!(
     drop_stops,
     input_reaches_the_guest,
     machines_live_side_by_side,
+    first_virtio_device_is_in_the_first_slot,
 );
 
 #[test]
