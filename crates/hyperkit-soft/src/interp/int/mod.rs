@@ -1,10 +1,15 @@
 //! Unprivileged integer instructions.
 
 pub mod alu;
+pub mod atomic;
+pub mod bits;
 pub mod branch;
 pub mod cond;
 pub mod fuse;
+pub mod misc;
 pub mod moves;
+pub mod muldiv;
+pub mod shift;
 pub mod stack;
 pub mod string;
 pub mod width;
@@ -24,4 +29,9 @@ pub fn lower(instruction: &Instruction, context: &Context) -> Option<Op> {
         .or_else(|| branch::lower(instruction, context))
         .or_else(|| stack::lower(instruction, context))
         .or_else(|| string::lower(instruction, context))
+        .or_else(|| shift::lower(instruction, context))
+        .or_else(|| muldiv::lower(instruction, context))
+        .or_else(|| bits::lower(instruction, context))
+        .or_else(|| atomic::lower(instruction, context))
+        .or_else(|| misc::lower(instruction, context))
 }

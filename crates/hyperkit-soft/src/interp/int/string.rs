@@ -117,14 +117,15 @@ impl Operation for Movs {
 
     fn burst<T: Int>(cpu: &mut Cpu, op: &Op, count: u64) -> u64 {
         let (from, to) = (source(cpu, op), destination(cpu, op));
-        let n = count
-            .min(elements_in_page::<T>(cpu, RSI, op, from))
-            .min(elements_in_page::<T>(cpu, RDI, op, to));
+        let n =
+            count.min(elements_in_page::<T>(cpu, RSI, op, from)).min(elements_in_page::<T>(cpu, RDI, op, to));
         let bytes = n * T::BYTES;
         if n < 2 {
             return 0;
         }
-        let (Some(read), Some(write)) = (readable(cpu, from, bytes), cpu.writable(to, bytes)) else { return 0 };
+        let (Some(read), Some(write)) = (readable(cpu, from, bytes), cpu.writable(to, bytes)) else {
+            return 0;
+        };
         let ahead = (write as usize).wrapping_sub(read as usize) as u64;
         if ahead == 0 || ahead >= bytes {
             // SAFETY: both ranges are RAM; the destination does not start inside the source, so moving all at once
