@@ -10,6 +10,7 @@
 pub mod block;
 pub mod console;
 pub mod net;
+pub mod p9;
 mod queue;
 pub mod rng;
 mod state;
