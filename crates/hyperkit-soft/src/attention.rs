@@ -32,6 +32,12 @@ impl Attention {
         }
     }
 
+    /// The same from the vCPU's own thread, which does not sleep.
+    #[inline]
+    pub fn note(&self, bits: u32) {
+        self.wanted.fetch_or(bits, Ordering::Relaxed);
+    }
+
     /// The bits asked for and not yet taken. One relaxed load.
     #[inline]
     pub fn wanted(&self) -> u32 {

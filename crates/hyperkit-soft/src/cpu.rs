@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use hyperkit_bus::Bus;
-use hyperkit_hv::X86State;
 use hyperkit_hv::state::x86_64::{DescriptorTable, Segment};
+use hyperkit_hv::{CpuModel, Tsc, X86State};
 use hyperkit_mem::GuestRam;
 
 use crate::attention::Attention;
 use crate::flags::Flags;
 use crate::mem::Tlb;
 use crate::op::{FLAT, Op};
+use crate::system::interrupts::{Interrupts, Processors};
 use crate::trap::Fault;
 
 /// Segment registers by encoding.
@@ -105,7 +106,7 @@ pub struct Cpu {
     /// What others ask of this vCPU.
     pub attention: Arc<Attention>,
     /// Local APIC, timers and the way to the other vCPUs.
-    pub interrupts: crate::system::interrupts::Interrupts,
+    pub interrupts: Interrupts,
     /// What the TLBs hold, and the TLB of instruction fetches.
     pub mmu: crate::mmu::tlb::Mmu,
     /// Decoded blocks.
@@ -129,8 +130,14 @@ impl std::fmt::Debug for Cpu {
 }
 
 impl Cpu {
-    /// A processor after reset, on its own (number 0, no board, local APIC disconnected).
+    /// A processor after reset, alone in its machine.
     pub fn new(ram: Arc<GuestRam>) -> Box<Cpu> {
+        Cpu::member(ram, Processors::new(CpuModel { vcpus: 1, tsc: Tsc::of_host() }), 0)
+    }
+
+    /// Processor `id` of a machine, after reset; all but number 0 wait for start-up.
+    pub fn member(ram: Arc<GuestRam>, processors: Arc<Processors>, id: u32) -> Box<Cpu> {
+        let attention = Arc::clone(&processors.attention[id as usize]);
         let mut cpu = Box::new(Cpu {
             regs: [0; 18],
             flags: Flags::default(),
@@ -159,8 +166,8 @@ impl Cpu {
             halted: false,
             ram,
             bus: std::ptr::null(),
-            attention: Arc::new(Attention::default()),
-            interrupts: crate::system::interrupts::Interrupts::default(),
+            attention,
+            interrupts: Interrupts::new(id, processors),
             mmu: crate::mmu::tlb::Mmu::default(),
             blocks: crate::decode::blocks::Blocks::default(),
             retired: 0,

@@ -197,6 +197,9 @@ impl Cpu {
 
     /// Reads what is not RAM.
     fn device_read(&mut self, phys: u64, bytes: &mut [u8]) {
+        if self.apic_read(phys, bytes) {
+            return;
+        }
         for (number, part) in bytes.chunks_mut(8).enumerate() {
             self.bus().mmio_read(phys + number as u64 * 8, part);
         }
@@ -204,6 +207,9 @@ impl Cpu {
 
     /// Writes what is not RAM.
     fn device_write(&mut self, phys: u64, bytes: &[u8]) {
+        if self.apic_write(phys, bytes) {
+            return;
+        }
         for (number, part) in bytes.chunks(8).enumerate() {
             self.bus().mmio_write(phys + number as u64 * 8, part);
         }
