@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::errno::Errno;
 use crate::filesystem::OpenFlags;
 use crate::message::{
-    Dialect, Fid, IO_HEADER_BYTES, NumericUser, Reply, Request, Tag, WALK_NAMES_MAX, WalkNames,
+    AT_REMOVEDIR, Dialect, Fid, IO_HEADER_BYTES, NumericUser, Reply, Request, Tag, WALK_NAMES_MAX, WalkNames,
 };
 use crate::qid::Qid;
 use crate::server::Session;
@@ -342,22 +342,39 @@ impl<E: Exchange> Client<E> {
         self.call(&request, |reply| matches!(reply, Reply::Link {}).then_some(()))
     }
 
-    /// Moves an entry.
+    /// Moves an entry. Servers without Trenameat (diod is one) get a Trename.
     pub fn rename(&mut self, from: Fid, old_name: &[u8], to: Fid, new_name: &[u8]) -> Called<()> {
         let request = Request::Renameat { old_directory: from, old_name, new_directory: to, new_name };
-        self.call(&request, |reply| matches!(reply, Reply::Renameat {}).then_some(()))
+        match self.call(&request, |reply| matches!(reply, Reply::Renameat {}).then_some(())) {
+            Err(ClientError::Refused(Errno::EOPNOTSUPP)) => {}
+            result => return result,
+        }
+        let fid = self.walk(from, &[old_name])?;
+        let request = Request::Rename { fid, directory: to, name: new_name };
+        let renamed = self.call(&request, |reply| matches!(reply, Reply::Rename {}).then_some(()));
+        self.clunk(fid)?;
+        renamed
     }
 
     /// Removes an entry that is not a directory.
     pub fn unlink(&mut self, directory: Fid, name: &[u8]) -> Called<()> {
-        let request = Request::Unlinkat { directory, name, flags: 0 };
-        self.call(&request, |reply| matches!(reply, Reply::Unlinkat {}).then_some(()))
+        self.unlink_at(directory, name, 0)
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&mut self, directory: Fid, name: &[u8]) -> Called<()> {
-        let request = Request::Unlinkat { directory, name, flags: 0x200 };
-        self.call(&request, |reply| matches!(reply, Reply::Unlinkat {}).then_some(()))
+        self.unlink_at(directory, name, AT_REMOVEDIR)
+    }
+
+    /// Servers without Tunlinkat get a Tremove.
+    fn unlink_at(&mut self, directory: Fid, name: &[u8], flags: u32) -> Called<()> {
+        let request = Request::Unlinkat { directory, name, flags };
+        match self.call(&request, |reply| matches!(reply, Reply::Unlinkat {}).then_some(())) {
+            Err(ClientError::Refused(Errno::EOPNOTSUPP)) => {}
+            result => return result,
+        }
+        let fid = self.walk(directory, &[name])?;
+        self.remove(fid)
     }
 
     /// Removes the file and forgets the fid.

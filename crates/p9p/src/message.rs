@@ -19,6 +19,9 @@ pub const IO_HEADER_BYTES: u32 = 24;
 /// Most names in one Twalk (`P9_MAXWELEM`).
 pub const WALK_NAMES_MAX: usize = 16;
 
+/// The only flag of Tunlinkat: the entry is a directory (`P9_DOTL_AT_REMOVEDIR`).
+pub const AT_REMOVEDIR: u32 = 0x200;
+
 /// A version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {

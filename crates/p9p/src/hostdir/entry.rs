@@ -13,6 +13,7 @@ use rustix::path::DecInt;
 
 use super::confined::Name;
 use super::node::HostNode;
+use super::overrule::CHANGE;
 use crate::errno::Errno;
 use crate::filesystem::{Answer, Created, Node, NodeSpec, OpenFlags};
 use crate::qid::Qid;
@@ -75,7 +76,10 @@ pub(super) fn create(
     let name = writable(parent, name)?;
     let exclusive = host_flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     for _ in 0..CREATE_ATTEMPTS {
-        match openat(&parent.fd, name.as_os_str(), exclusive, Mode::from_raw_mode(mode & 0o7777)) {
+        let made = parent.with_rights(CHANGE, || {
+            Ok(openat(&parent.fd, name.as_os_str(), exclusive, Mode::from_raw_mode(mode & 0o7777))?)
+        });
+        match made {
             Ok(fd) => {
                 let fd = Arc::new(fd);
                 settle(parent, &fd, Some(mode), gid)?;
@@ -83,8 +87,8 @@ pub(super) fn create(
                 let file = node.open_file(fd, flags);
                 return Ok(Created { node, file });
             }
-            Err(rustix::io::Errno::EXIST) if !flags.contains(OpenFlags::EXCL) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(Errno::EEXIST) if !flags.contains(OpenFlags::EXCL) => {}
+            Err(errno) => return Err(errno),
         }
         match parent.find(name) {
             Ok(node) => {
@@ -101,7 +105,8 @@ pub(super) fn create(
 /// mkdir(2).
 pub(super) fn make_directory(parent: &HostNode, name: &[u8], mode: u32, gid: u32) -> Answer<Qid> {
     let name = writable(parent, name)?;
-    mkdirat(&parent.fd, name.as_os_str(), Mode::from_raw_mode(mode & 0o7777))?;
+    let host_mode = Mode::from_raw_mode(mode & 0o7777);
+    parent.with_rights(CHANGE, || Ok(mkdirat(&parent.fd, name.as_os_str(), host_mode)?))?;
     settle_entry(parent, name, Some(mode), gid)
 }
 
@@ -114,7 +119,8 @@ pub(super) fn make_symlink(parent: &HostNode, name: &[u8], target: &[u8], gid: u
         _ if target.contains(&0) => return Err(Errno::EINVAL),
         _ => {}
     }
-    symlinkat(OsStr::from_bytes(target), &parent.fd, name.as_os_str())?;
+    let target = OsStr::from_bytes(target);
+    parent.with_rights(CHANGE, || Ok(symlinkat(target, &parent.fd, name.as_os_str())?))?;
     settle_entry(parent, name, None, gid)
 }
 
@@ -128,22 +134,36 @@ pub(super) fn make_node(parent: &HostNode, name: &[u8], spec: &NodeSpec) -> Answ
         0o020_000 | 0o060_000 => return Err(Errno::EPERM),
         _ => return Err(Errno::EINVAL),
     };
-    mknodat(&parent.fd, name.as_os_str(), kind, Mode::from_raw_mode(spec.mode & 0o7777), 0)?;
+    let host_mode = Mode::from_raw_mode(spec.mode & 0o7777);
+    parent.with_rights(CHANGE, || Ok(mknodat(&parent.fd, name.as_os_str(), kind, host_mode, 0)?))?;
     settle_entry(parent, name, Some(spec.mode), spec.gid)
 }
 
 /// link(2), of a symbolic link the link itself.
 pub(super) fn link(parent: &HostNode, target: &HostNode, name: &[u8]) -> Answer<()> {
     let name = writable(parent, name)?;
-    let target_fd = DecInt::from_fd(&*target.fd);
-    Ok(linkat(&target.share.proc_fds, target_fd, &parent.fd, name.as_os_str(), AtFlags::SYMLINK_FOLLOW)?)
+    parent.with_rights(CHANGE, || {
+        let follow = AtFlags::SYMLINK_FOLLOW;
+        Ok(linkat(
+            &target.share.proc_fds,
+            DecInt::from_fd(&*target.fd),
+            &parent.fd,
+            name.as_os_str(),
+            follow,
+        )?)
+    })
 }
 
 /// renameat(2).
 pub(super) fn rename(old: &HostNode, old_name: &[u8], new: &HostNode, new_name: &[u8]) -> Answer<()> {
     let old_name = writable(old, old_name)?;
     let new_name = writable(new, new_name)?;
-    Ok(renameat(&old.fd, old_name.as_os_str(), &new.fd, new_name.as_os_str())?)
+    let (old_fd, new_fd) = (&old.fd, &new.fd);
+    let rename = || Ok(renameat(old_fd, old_name.as_os_str(), new_fd, new_name.as_os_str())?);
+    match old.with_rights(CHANGE, rename) {
+        Err(Errno::EACCES) if old.key != new.key => new.with_rights(CHANGE, rename),
+        result => result,
+    }
 }
 
 /// rename(2) of what a node is, wherever it is now.
@@ -156,7 +176,7 @@ pub(super) fn rename_node(node: &HostNode, directory: &HostNode, new_name: &[u8]
 /// unlink(2) or rmdir(2).
 pub(super) fn unlink(parent: &HostNode, name: &[u8], is_directory: bool) -> Answer<()> {
     let name = writable(parent, name)?;
-    Ok(unlinkat(&parent.fd, name.as_os_str(), removal(is_directory))?)
+    parent.with_rights(CHANGE, || Ok(unlinkat(&parent.fd, name.as_os_str(), removal(is_directory))?))
 }
 
 /// unlink(2) or rmdir(2) of what a node is, wherever it is now.

@@ -16,12 +16,13 @@ mod file;
 mod identity;
 mod locks;
 mod node;
+mod overrule;
 mod ownership;
 mod xattr;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -84,6 +85,8 @@ struct Share {
     umask: u32,
     devices: Devices,
     locks: LockTable,
+    /// Held while modes are changed, see `overrule`.
+    modes: Mutex<()>,
     next_id: AtomicU64,
 }
 
@@ -130,6 +133,7 @@ impl HostDir {
             umask: ownership::umask_of_this_process(),
             devices: Devices::new(root_key),
             locks: LockTable::default(),
+            modes: Mutex::new(()),
             next_id: AtomicU64::new(0),
         };
         Ok(Self { share: Arc::new(share) })

@@ -1,12 +1,12 @@
 //! A file of a share as a client's fid sees it: an `O_PATH` descriptor that follows the file wherever it is renamed to.
 
 use std::any::Any;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{
     AtFlags, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-    chmodat, fstatfs, ftruncate, openat, readlinkat, utimensat,
+    fstatfs, ftruncate, openat, readlinkat, utimensat,
 };
 use rustix::path::DecInt;
 
@@ -16,6 +16,7 @@ use super::entry;
 use super::file::{HostDirectory, HostFile};
 use super::identity::{FileKey, stat};
 use super::locks::Locker;
+use super::overrule;
 use super::xattr;
 use crate::errno::Errno;
 use crate::filesystem::{Answer, Created, Node, NodeSpec, OpenFile, OpenFlags, XattrFlags};
@@ -69,7 +70,7 @@ impl HostNode {
 
     /// The node of an entry of this directory.
     pub fn find(&self, name: Name<'_>) -> Answer<Arc<Self>> {
-        let fd = self.share.resolver.open(&self.fd, name)?;
+        let fd = self.with_rights(overrule::SEARCH, || self.share.resolver.open(&self.fd, name))?;
         Self::adopt(&self.share, self.client, Arc::new(fd))
     }
 
@@ -98,9 +99,14 @@ impl HostNode {
             return Err(Errno::EISDIR);
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, ".", flags, Mode::empty())?;
+        let fd = self.with_rights(overrule::LIST, || Ok(openat(&self.fd, ".", flags, Mode::empty())?))?;
         let (share, locker) = (Arc::clone(&self.share), self.locker());
         Ok(Arc::new(HostDirectory { fd, share, key: self.key, locker, position: Mutex::new(Some(0)) }))
+    }
+
+    /// Opens this regular file with `flags`.
+    fn reopen(&self, flags: OFlags) -> Answer<OwnedFd> {
+        self.with_rights(overrule::READ_WRITE, || self.share.reopen(&self.fd, flags))
     }
 
     fn set_size(&self, size: u64, open: Option<&dyn OpenFile>) -> Answer<()> {
@@ -112,7 +118,7 @@ impl HostNode {
         let open = open.and_then(|open| (open as &dyn Any).downcast_ref::<HostFile>());
         match open {
             Some(file) if file.writes => ftruncate(&file.fd, size)?,
-            _ => ftruncate(self.share.reopen(&self.fd, OFlags::WRONLY | OFlags::NONBLOCK)?, size)?,
+            _ => ftruncate(self.reopen(OFlags::WRONLY | OFlags::NONBLOCK)?, size)?,
         }
         Ok(())
     }
@@ -194,15 +200,14 @@ impl Node for HostNode {
 
     fn walk(&self, name: &[u8]) -> Answer<Arc<dyn Node>> {
         self.check_directory()?;
-        if name != b".." {
-            return Ok(self.find(Name::new(name)?)?);
-        }
-        let parent = if self.key == self.share.root_key {
-            Arc::clone(&self.share.root)
-        } else {
-            Arc::new(self.share.parent_of(&self.fd)?)
+        let fd = match name {
+            // walk(5) has clients leave it out; diod's do not.
+            b"." => Arc::clone(&self.fd),
+            b".." if self.key == self.share.root_key => Arc::clone(&self.share.root),
+            b".." => Arc::new(self.share.parent_of(&self.fd)?),
+            name => return Ok(self.find(Name::new(name)?)?),
         };
-        Ok(Self::adopt(&self.share, self.client, parent)?)
+        Ok(Self::adopt(&self.share, self.client, fd)?)
     }
 
     fn attributes(&self, _mask: u64) -> Answer<Attributes> {
@@ -224,8 +229,8 @@ impl Node for HostNode {
             if self.kind == S_IFLNK {
                 return Err(Errno::EOPNOTSUPP);
             }
-            let mode = Mode::from_raw_mode(change.mode & 0o7777);
-            chmodat(&self.share.proc_fds, DecInt::from_fd(&*self.fd), mode, AtFlags::empty())?;
+            let _modes = self.share.modes.lock().unwrap_or_else(PoisonError::into_inner);
+            self.change_mode(change.mode)?;
         }
         // A truncation sets mtime to now by itself.
         let times = change.valid & (setattr::ATIME | setattr::MTIME);
@@ -244,7 +249,7 @@ impl Node for HostNode {
                 if flags.mutates() {
                     self.share.check_writable()?;
                 }
-                let fd = self.share.reopen(&self.fd, host_flags(flags)?)?;
+                let fd = self.reopen(host_flags(flags)?)?;
                 Ok(self.open_file(Arc::new(fd), flags))
             }
             S_IFLNK => Err(Errno::ELOOP),

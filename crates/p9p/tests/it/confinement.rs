@@ -1,14 +1,15 @@
 //! Nothing that a client sends leads out of the share.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 
+use p9p::client::{Client, Direct};
 use p9p::filesystem::OpenFlags;
 use p9p::message::Request;
 use p9p::{Errno, HostDir, HostDirError};
 
-use crate::share::{Share, errno};
+use crate::share::{MSIZE, Share, errno};
 
 #[test]
 fn dot_dot_of_the_root_is_the_root() {
@@ -113,9 +114,29 @@ fn names_with_a_slash_or_nul_or_dots_are_refused() {
         let request = Request::Rename { fid: f, directory: root, name };
         assert_eq!(errno(client.call(&request, |_| Some(()))), Errno::EINVAL);
     }
-    for name in [&b""[..], b".", b"../x", b"/etc", b"d/x", b"a\0b"] {
+    for name in [&b""[..], b"../x", b"/etc", b"d/x", b"a\0b"] {
         assert_eq!(errno(client.walk(root, &[name])), Errno::EINVAL);
     }
+}
+
+#[test]
+fn file_systems_mounted_below_the_root_keep_their_files_apart() {
+    // The whole host is the one share in which mounts are sure to be.
+    let whole_host = crate::share::session(std::path::Path::new("/"), true);
+    let mut client = Client::connect(Direct(whole_host.into()), MSIZE).unwrap();
+    let root = client.attach(b"", 0, b"").unwrap();
+    let (proc, sys) = (client.walk(root, &[b"proc"]).unwrap(), client.walk(root, &[b"sys"]).unwrap());
+    let inode = |path: &str| fs::metadata(path).unwrap().ino();
+    assert_eq!(client.getattr(root).unwrap().qid.path, inode("/"));
+    let (proc_path, sys_path) =
+        (client.getattr(proc).unwrap().qid.path, client.getattr(sys).unwrap().qid.path);
+    assert_eq!((proc_path as u32, sys_path as u32), (inode("/proc") as u32, inode("/sys") as u32));
+    assert_ne!(proc_path >> 48, sys_path >> 48);
+    assert_ne!(proc_path >> 48, 0);
+    let up = client.walk(proc, &[b"self", b".."]);
+    assert_eq!(errno(up), Errno::ENOENT, "self is a link");
+    let up = client.walk(proc, &[b".."]).unwrap();
+    assert_eq!(client.getattr(up).unwrap().qid.path, inode("/"));
 }
 
 #[test]

@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod confinement;
+mod diod;
 mod directories;
+mod hostile;
 mod locks;
 mod sessions;
 mod share;
 mod tree;
+mod unprivileged;
 mod xattrs;
