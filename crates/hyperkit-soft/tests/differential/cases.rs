@@ -32,19 +32,20 @@ pub fn starting_state(built: &mut Instance, random: &mut Random) -> (State, Poke
         state.gpr[register.number()] = *value;
     }
     let mut pokes = Pokes::new();
-    if let Some(address) = built.address {
-        let operand = operand_bytes(built, &state, random);
-        pokes.push((address, operand));
-    }
     if built.instruction.mnemonic() == Mnemonic::Popfq || built.instruction.mnemonic() == Mnemonic::Popf {
-        // Without TF, which would trap, and AC, which the host honours while our handler runs.
-        pokes.push((state.gpr[RSP], (random.next() & !0x40100).to_le_bytes().to_vec()));
+        // Without TF, which would trap; AC, which the host honours while our handler runs; NT and ID, which its
+        // return does not restore.
+        pokes.push((state.gpr[RSP], (random.next() & !0x24_4100).to_le_bytes().to_vec()));
     } else if matches!(built.instruction.mnemonic(), Mnemonic::Ret) {
         pokes.push((state.gpr[RSP], target(random).to_le_bytes().to_vec()));
     } else if !built.instruction.is_stack_instruction() || random.once_in(2) {
         pokes.push((state.gpr[RSP] & !7, random.value().to_le_bytes().to_vec()));
     }
-    pokes.retain(|(at, bytes)| *at >= BASE && at + bytes.len() as u64 <= BASE + crate::COMPARED as u64);
+    if let Some(address) = built.address {
+        let operand = operand_bytes(built, &state, random);
+        pokes.push((address, operand));
+    }
+    pokes.retain(|(at, bytes)| *at >= BASE && at + bytes.len() as u64 <= BASE + crate::BYTES as u64);
     (state, pokes)
 }
 

@@ -24,6 +24,9 @@ pub fn skipped(form: Form) -> Option<&'static str> {
     if matches!(form.code, Code::Call_rm16 | Code::Jmp_rm16 | Code::Retnw | Code::Retnw_imm16) {
         return Some("16-bit branch in 64-bit mode: vendors differ");
     }
+    if format!("{:?}", form.code).ends_with("_0F0D") && !form.memory {
+        return Some("prefetch of a register: #UD or nothing, vendors differ");
+    }
     if info.fwait() {
         return Some("two instructions: WAIT and one that is tested by itself");
     }

@@ -135,6 +135,10 @@ pub fn instance(form: Form, random: &mut Random) -> Option<Instance> {
         Prefix::Rep => built.instruction.set_has_rep_prefix(true),
         Prefix::Repne => built.instruction.set_has_repne_prefix(true),
     }
+    let branches = matches!(built.instruction.mnemonic(), Mnemonic::Call | Mnemonic::Jmp);
+    if branches && built.instruction.op0_register() == Register::RSP {
+        return None; // the stack would be among the breakpoints
+    }
     let mut encoder = Encoder::new(64);
     encoder.encode(&built.instruction, CODE).ok()?;
     built.bytes = encoder.take_buffer();
@@ -234,7 +238,8 @@ fn other(built: &mut Instance, n: u32, kind: Operand, random: &mut Random) -> Op
         }
         O::imm16 => {
             instruction.set_op_kind(n, OpKind::Immediate16);
-            instruction.set_immediate16(value as u16);
+            let is_frame = instruction.mnemonic() == Mnemonic::Enter; // one that the stack has room for
+            instruction.set_immediate16(value as u16 & if is_frame { 0x3ff } else { 0xffff });
         }
         O::imm32 => {
             instruction.set_op_kind(n, OpKind::Immediate32);
@@ -362,6 +367,11 @@ fn memory(built: &mut Instance, n: u32, random: &mut Random) -> Option<()> {
     }
     if narrow {
         narrow_addresses(built, random);
+    }
+    let stack_moves =
+        built.fixed.iter().any(|(register, value)| *register == Register::RSP && *value != target);
+    if stack_moves && built.instruction.is_stack_instruction() {
+        return None; // it would push and pop far from mapped memory
     }
     Some(())
 }

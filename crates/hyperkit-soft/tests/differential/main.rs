@@ -30,8 +30,8 @@ use state::Outcome;
 pub const BASE: u64 = 0x200_0000;
 /// Its size.
 pub const BYTES: usize = 0x1_0000;
-/// The part that instructions write, and that is compared.
-pub const COMPARED: usize = 0xc000;
+/// Where breakpoints begin; the instruction is among them.
+const BREAKPOINTS: usize = 0xd000;
 /// Where memory operands begin …
 pub const DATA: u64 = BASE + 0x2000;
 /// … and the room they have.
@@ -44,7 +44,7 @@ pub const CODE: u64 = BASE + 0xe000;
 /// States for each form by default.
 const ROUNDS: u64 = 150;
 /// Forms that must have run, or the test has lost part of what it is for.
-const FORMS_MIN: usize = 650;
+const FORMS_MIN: usize = 1500;
 /// Failures shown for each form.
 const SHOWN: usize = 2;
 
@@ -67,7 +67,7 @@ impl Bench {
         let mut bench = Bench { native: Native::new(), guest: Guest::new(), rounds };
         let native = bench.native.memory();
         native.iter_mut().for_each(|byte| *byte = random.next() as u8);
-        native[COMPARED..].fill(0xcc);
+        native[BREAKPOINTS..].fill(0xcc);
         bench.guest.memory().copy_from_slice(bench.native.memory());
         bench
     }
@@ -120,17 +120,15 @@ impl Bench {
         }
         let undefined = exempt::undefined(&built.instruction, &before, &host);
         let mut text = host.differences(&ours, undefined);
-        let (theirs, mine) = (&self.native.memory()[..COMPARED], &self.guest.memory()[..COMPARED]);
-        if let Some(at) = (0..COMPARED).find(|at| theirs != mine && theirs[*at] != mine[*at]) {
-            let _ = writeln!(
-                text,
-                "    memory at {:#x}\n      host {:02x?}\n      ours {:02x?}",
-                BASE + at as u64,
-                &theirs[at..(at + 16).min(COMPARED)],
-                &mine[at..(at + 16).min(COMPARED)]
-            );
-            let host = self.native.memory().to_vec();
-            self.guest.memory()[..COMPARED].copy_from_slice(&host[..COMPARED]);
+        let (theirs, mine) = (self.native.memory(), self.guest.memory());
+        if theirs != mine {
+            let at = (0..BYTES).find(|at| theirs[*at] != mine[*at]).expect("they differ");
+            let end = (at + 16).min(BYTES);
+            let (host, ours) = (&theirs[at..end], &mine[at..end]);
+            let at = BASE + at as u64;
+            let _ = writeln!(text, "    memory at {at:#x}\n      host {host:02x?}\n      ours {ours:02x?}");
+            mine[BREAKPOINTS..].fill(0xcc);
+            theirs.copy_from_slice(mine);
         }
         if text.is_empty() {
             return None;

@@ -32,7 +32,7 @@ pub fn binary<B: Binary, const FROM: u8>(cpu: &mut Cpu, op: &Op) -> Result<Flow,
 macro_rules! binaries {
     ($($size:ident: $($mnemonic:ident $text:literal),+;)+) => {
         $($(
-            struct $mnemonic;
+            pub(super) struct $mnemonic;
 
             impl Binary for $mnemonic {
                 #[inline(always)]

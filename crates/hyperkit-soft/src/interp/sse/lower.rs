@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
-use super::{convert, features, float, immediate, integer, moves, state};
+use super::{convert, features, float, immediate, integer, mmx, moves, scattered, state};
 use crate::decode::{Context, operand};
 use crate::op::{Handler, Op};
 
@@ -13,11 +13,12 @@ pub fn lower(instruction: &Instruction, context: &Context) -> Option<Op> {
     }
     let (code, mnemonic) = (instruction.code(), instruction.mnemonic());
     let pair = if uses_mmx(instruction) {
-        return None;
+        mmx::find(code)?
     } else if has_imm8(instruction) {
-        immediate::find(mnemonic)?
+        scattered::find(code).or_else(|| immediate::find(mnemonic))?
     } else {
         moves::find(code)
+            .or_else(|| scattered::find(code))
             .or_else(|| state::find(code))
             .or_else(|| convert::find(code))
             .or_else(|| float::find(mnemonic).filter(|_| has_xmm(instruction)))

@@ -15,11 +15,17 @@ mod integer;
 #[cfg(target_arch = "x86_64")]
 mod lower;
 #[cfg(target_arch = "x86_64")]
+mod mmx;
+#[cfg(target_arch = "x86_64")]
 mod moves;
 #[cfg(target_arch = "x86_64")]
 mod registers;
 #[cfg(target_arch = "x86_64")]
+mod scattered;
+#[cfg(target_arch = "x86_64")]
 mod state;
+#[cfg(target_arch = "x86_64")]
+mod strings;
 
 use iced_x86::Instruction;
 
