@@ -30,7 +30,7 @@ impl<D: VirtioDevice> Driver<D> {
         let sizes = device.queue_sizes().to_vec();
         let ram = Arc::new(GuestRam::new(32 << 20).unwrap());
         let place = |i: usize| GuestAddr(0x10_0000 + i as u64 * (ARENA_BYTES + 0x10_0000));
-        let ring = |(i, &size)| Ring::new(&ram, place(i), size, ARENA_BYTES, i % 2 == 0);
+        let ring = |(i, &size)| Ring::new(&ram, place(i), size, ARENA_BYTES, true);
         let rings = sizes.iter().enumerate().map(ring).collect();
         let mut driver = Driver { ram, rings, interrupt: Arc::default(), device };
         driver.activate(features, None);
@@ -74,10 +74,13 @@ impl<D: VirtioDevice> Driver<D> {
         self.activate(features, Some(&positions));
     }
 
-    /// Adds a chain to queue `index` and notifies.
+    /// Adds a chain to queue `index` and notifies, if the device asked for it.
     pub(crate) fn send(&mut self, index: u16, readable: &[&[u8]], writable: &[u32]) {
-        self.rings[usize::from(index)].add(readable, writable);
-        self.device.notify(index);
+        let ring = &mut self.rings[usize::from(index)];
+        ring.add(readable, writable);
+        if ring.device_wants_notification() {
+            self.device.notify(index);
+        }
     }
 
     /// Waits for the next chain that queue `index` gives back.

@@ -89,6 +89,7 @@ fn buffers_without_room_and_without_end_are_refused() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn hostile_chains_are_survived(
         queue in 0u16..2,

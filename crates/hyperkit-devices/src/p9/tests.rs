@@ -254,6 +254,7 @@ impl p9p::Filesystem for Nothing {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn hostile_chains_are_survived(
         chain in proptest::collection::vec((0..48u64 << 20, 0u32..90_000, 0u16..4, 0u16..8), 6),

@@ -4,8 +4,8 @@
 //! reset, and the transport-reset event. Refused: `SEQPACKET` (RST, as the specification asks) and addresses other
 //! than the host's (RST).
 //!
-//! On the host a connection is a Unix stream socket: [`VsockBackend`] makes those that the guest asks for,
-//! [`VsockHandle`] connects into the guest. What the guest sent before it ended a connection, reset the device or
+//! On the host a connection is a Unix stream socket: [`VsockBackend`] makes those that the guest asks for (in
+//! this process, [`Ports`]), [`VsockHandle`] connects into the guest. What the guest sent before it ended a connection, reset the device or
 //! was powered off is delivered to the host in full and then followed by an end of file, however slowly the host
 //! reads; to the host every end looks like an end of file. An end of file from the host reaches the guest
 //! after all bytes before it.
@@ -19,6 +19,7 @@ mod budget;
 mod connection;
 mod muxer;
 mod packet;
+mod ports;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -32,6 +33,7 @@ use hyperkit_bus::RestoreError;
 use hyperkit_virtio::{Activation, Features, VirtioDevice};
 use muxer::Muxer;
 pub use packet::HOST_CID;
+pub use ports::{Listener, Ports};
 use worker::{Rings, Worker};
 
 use crate::queue::DeviceQueue;

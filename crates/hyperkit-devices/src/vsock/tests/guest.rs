@@ -205,13 +205,8 @@ impl Guest {
             assert_eq!(header.len as usize, payload.len());
             self.on_packet(&header, payload);
         }
-        let mut offered = false;
         while self.driver.rings[RECEIVE].n_pending() < self.n_buffers {
-            self.driver.rings[RECEIVE].add(&[], &[HEADER_BYTES as u32, self.buffer_bytes]);
-            offered = true;
-        }
-        if offered {
-            self.driver.device.notify(RECEIVE as u16);
+            self.driver.send(RECEIVE as u16, &[], &[HEADER_BYTES as u32, self.buffer_bytes]);
         }
     }
 
