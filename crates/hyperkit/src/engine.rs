@@ -21,8 +21,8 @@ pub(crate) fn make(
     }
 }
 
-fn soft(_ram: Arc<GuestRam>, _model: CpuModel) -> Result<Arc<dyn Vm>, VmError> {
-    Err(VmError::Unavailable { engine: EngineKind::Soft, why: "it is not finished".to_owned() })
+fn soft(ram: Arc<GuestRam>, model: CpuModel) -> Result<Arc<dyn Vm>, VmError> {
+    Ok(hyperkit_soft::SoftVm::new(ram, model)?)
 }
 
 #[cfg(target_os = "linux")]
