@@ -1,3 +1,28 @@
-//! The command.
+//! The `coracle` command: boots a small Linux anywhere and runs a command in it.
+//!
+//! The only place where the kits meet: [`machine`] composes a machine from hyperkit, vpnkit and p9p through
+//! [`glue`]; [`session`] talks to PID 1 of the guest; [`cli`] is the command line.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cli;
+mod failure;
+mod glue;
+mod machine;
+mod progress;
+mod session;
+mod sys;
+mod terminal;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let done = cli::Cli::from_arguments().and_then(cli::Cli::perform);
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("coracle: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}

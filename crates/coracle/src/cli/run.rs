@@ -1,0 +1,149 @@
+//! `coracle run`: a machine for one command.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::value::{self, Port, Share};
+use crate::failure::Failure;
+use crate::{machine, session};
+
+/// Smallest memory that Debian's kernel with our initramfs starts in.
+const MEMORY_BYTES_MIN: u64 = 64 << 20;
+
+/// Which engine the user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// The fastest one that works here.
+    Auto,
+    /// Our own CPU in software.
+    Soft,
+    /// The Linux kernel's hypervisor.
+    Kvm,
+}
+
+/// Run a command in a machine made for it.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Share a host folder or file: HOST:GUEST, or HOST:GUEST:ro
+    #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = clap::builder::ValueParser::new(ShareParser))]
+    pub shares: Vec<Share>,
+    /// Forward a host port to the guest: [ADDR:]HOSTPORT:GUESTPORT, with /udp for UDP
+    #[arg(short = 'p', long = "publish", value_name = "[ADDR:]HOST:GUEST[/udp]", value_parser = value::port)]
+    pub ports: Vec<Port>,
+    /// Set a variable of the command's environment; KEY alone takes the host's value
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE")]
+    pub env: Vec<OsString>,
+    /// Working directory of the command
+    #[arg(short = 'w', long = "workdir", value_name = "DIR")]
+    pub workdir: Option<OsString>,
+    /// Connect stdin even if it is a terminal (pipes and files always are)
+    #[arg(short = 'i', long = "interactive")]
+    pub interactive: bool,
+    /// Give the command a terminal
+    #[arg(short = 't', long = "tty")]
+    pub tty: bool,
+    /// Remove the machine afterwards; always the case, accepted for habit's sake
+    #[arg(long = "rm")]
+    pub remove: bool,
+    /// What runs the processor
+    #[arg(long, value_enum, default_value = "auto")]
+    pub engine: Engine,
+    /// Number of processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u32,
+    /// Memory of the machine
+    #[arg(long, short = 'm', value_name = "SIZE", default_value = "512M", value_parser = value::size)]
+    pub memory: u64,
+    /// Debian packages to have in the guest besides busybox; can be given several times
+    #[arg(long = "package", value_name = "NAME", value_delimiter = ',')]
+    pub packages: Vec<String>,
+    /// Boot this kernel (ELF with a PVH entry, or bzImage)
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Boot with this initramfs; its init is then in charge, and no command is needed
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Add to the kernel's command line
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub append: String,
+    /// End the command after this long, with exit code 124
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub timeout: Option<Duration>,
+    /// Take Debian packages from this mirror instead of the host's apt sources
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+    /// Use nothing but what is already here
+    #[arg(long)]
+    pub offline: bool,
+    /// Show the guest's console on stderr
+    #[arg(long)]
+    pub console: bool,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// clap wants a type for parsers of `OsStr`.
+#[derive(Debug, Clone)]
+struct ShareParser;
+
+impl clap::builder::TypedValueParser for ShareParser {
+    type Value = Share;
+
+    fn parse_ref(
+        &self,
+        _command: &clap::Command,
+        _argument: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Share, clap::Error> {
+        value::share(value).map_err(|why| clap::Error::raw(clap::error::ErrorKind::ValueValidation, why + "\n\n"))
+    }
+}
+
+/// Runs the command; its exit code is ours.
+pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
+    check(arguments)?;
+    let terminal = arguments.tty.then(crate::terminal::Terminal::of_stdin).transpose()?;
+    let setup = machine::Setup::prepare(arguments)?;
+    session::run(setup, arguments, terminal)
+}
+
+/// What can be refused before anything is made.
+fn check(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.command.is_empty() && arguments.initrd.is_none() {
+        return Err(Failure::usage("no command: say `coracle run -- COMMAND ARGUMENTS…`"));
+    }
+    if arguments.cpus == 0 {
+        return Err(Failure::usage("--cpus 0: a machine needs at least one processor"));
+    }
+    check_memory(arguments.memory)?;
+    for share in &arguments.shares {
+        std::fs::metadata(&share.host).map_err(|error| {
+            Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error)))
+        })?;
+    }
+    for variable in &arguments.env {
+        value::variable(variable).map_err(|why| Failure::usage(&why))?;
+    }
+    for (flag, file) in [("--kernel", &arguments.kernel), ("--initrd", &arguments.initrd)] {
+        let Some(file) = file else { continue };
+        std::fs::File::open(file)
+            .map_err(|error| Failure::usage(&format!("{flag} {}: {error}", file.display())))?;
+    }
+    Ok(())
+}
+
+fn check_memory(bytes: u64) -> Result<(), Failure> {
+    let host = crate::sys::memory_bytes();
+    if bytes < MEMORY_BYTES_MIN {
+        return Err(Failure::usage(&format!("--memory: {bytes} bytes are too few, the guest needs at least 64M")));
+    }
+    if bytes > host {
+        let mib = host >> 20;
+        return Err(Failure::usage(&format!("--memory: {} MiB asked for, this host has {mib} MiB", bytes >> 20)));
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The guest's serial console: its last lines are kept, to be shown when the machine fails.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How much is kept.
+const KEPT_BYTES: usize = 16 << 10;
+/// How many lines are shown.
+const LINES_SHOWN: usize = 15;
+
+/// Where the console's bytes go besides being kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Show {
+    Nowhere,
+    Stdout,
+    Stderr,
+}
+
+/// The console of one machine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Console {
+    kept: Arc<Mutex<VecDeque<u8>>>,
+    show: Show,
+}
+
+impl Console {
+    /// A console that is also shown on stderr, if `loud`, or on stdout, if it is all that the user will see.
+    pub fn new(loud: bool, is_output: bool) -> Console {
+        let show = match (is_output, loud) {
+            (true, _) => Show::Stdout,
+            (false, true) => Show::Stderr,
+            (false, false) => Show::Nowhere,
+        };
+        Console { kept: Arc::default(), show }
+    }
+
+    /// Takes what the serial port sends.
+    pub fn sink(&self) -> Box<dyn FnMut(&[u8]) + Send> {
+        let console = self.clone();
+        Box::new(move |bytes| console.take(bytes))
+    }
+
+    fn take(&self, bytes: &[u8]) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(bytes);
+        let excess = kept.len().saturating_sub(KEPT_BYTES);
+        kept.drain(..excess);
+        drop(kept);
+        // A console that cannot be shown is no reason to stop the guest.
+        let _ = match self.show {
+            Show::Nowhere => Ok(()),
+            Show::Stdout => std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush()),
+            Show::Stderr => std::io::stderr().write_all(bytes),
+        };
+    }
+
+    fn text(&self) -> String {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (a, b) = kept.as_slices();
+        String::from_utf8_lossy(&[a, b].concat()).into_owned()
+    }
+
+    /// Whether the kept text has `needle` in it.
+    pub fn contains(&self, needle: &str) -> bool {
+        self.text().contains(needle)
+    }
+
+    /// The last lines, each behind a mark, without control characters; empty if they were shown already.
+    pub fn last_lines(&self) -> String {
+        if self.show != Show::Nowhere {
+            return String::new();
+        }
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+        shown.iter().map(|line| format!("| {}\n", line.replace(char::is_control, ""))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept_and_cleaned() {
+        let console = Console::new(false, false);
+        let mut sink = console.sink();
+        for n in 0..10_000 {
+            sink(format!("line {n}\x1b[31m\r\n").as_bytes());
+        }
+        let shown = console.last_lines();
+        assert_eq!(shown.lines().count(), LINES_SHOWN);
+        assert!(shown.ends_with("| line 9999[31m\n"), "{shown}");
+        assert!(console.text().len() <= KEPT_BYTES);
+        assert!(console.contains("line 9999"));
+    }
+}

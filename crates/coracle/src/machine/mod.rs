@@ -1,0 +1,177 @@
+//! Composes a machine from the kits: image, network, shares, vsock, console.
+
+mod console;
+mod engine;
+mod image;
+
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use guest_protocol::{Network, Share};
+use hyperkit::{Machine, MachineConfig};
+use hyperkit_devices::{block, net, p9, rng, vsock};
+use hyperkit_virtio::VirtioDevice;
+
+pub use self::console::Console;
+pub use self::engine::choose_engine;
+pub use self::image::{ImageChoice, cache_folder, image};
+use crate::cli::run::Arguments;
+use crate::cli::value::Protocol;
+use crate::failure::Failure;
+use crate::glue;
+use crate::session::PORTS;
+
+/// Kernel parameters of every machine: console on the serial port, no chatter, restart on panic (which ends the
+/// machine), no boot-time self-tests of ciphers (two thirds of a boot).
+const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 cryptomgr.notests";
+
+/// A machine about to be started: everything that can be refused has been.
+pub struct Setup {
+    config: MachineConfig,
+    console: Console,
+    opened: Receiver<(u32, UnixStream)>,
+    engine: vpnkit::Engine,
+    network: Network,
+    shares: Vec<Share>,
+}
+
+/// A machine that runs.
+pub struct Running {
+    machine: Arc<Machine>,
+    console: Console,
+    opened: Option<Receiver<(u32, UnixStream)>>,
+    _engine: vpnkit::Engine,
+}
+
+impl Setup {
+    /// Gets the image, binds the ports, opens the shares, makes the devices.
+    ///
+    /// # Errors
+    /// [`Failure`], with exit code 2 for what the user can put right.
+    pub fn prepare(arguments: &Arguments) -> Result<Setup, Failure> {
+        let (network, engine, link) = network(arguments)?;
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+        let (ports, opened) = glue::vsock::Ports::new(PORTS);
+        devices.push(Box::new(vsock::Vsock::new(vsock::GUEST_CID, Arc::new(ports))));
+        devices.push(Box::new(net::Net::new(link, glue::net::config(&network))));
+        devices.push(Box::new(rng::Rng::new()));
+        let shares = shares(arguments, &mut devices)?;
+        let files = image::files(arguments)?;
+        if let Some(rootfs) = &files.rootfs {
+            let disk = block::RawFile::open(rootfs, true).map_err(|error| Failure::of(&error))?;
+            devices.push(Box::new(block::Block::new(Box::new(disk))));
+        }
+        let own_init = arguments.initrd.is_some();
+        let console = Console::new(arguments.console, own_init);
+        let config = MachineConfig {
+            memory_bytes: arguments.memory,
+            vcpus: arguments.cpus,
+            engine: engine::of(arguments.engine),
+            kernel: files.kernel,
+            initrd: files.initrd,
+            cmdline: command_line(arguments),
+            serial: console.sink(),
+            devices,
+        };
+        Ok(Setup { config, console, opened, engine, network, shares })
+    }
+
+    /// The shares as the guest mounts them.
+    pub fn guest_shares(&self) -> Vec<Share> {
+        self.shares.clone()
+    }
+
+    /// The guest's network.
+    pub fn guest_network(&self) -> Network {
+        self.network.clone()
+    }
+
+    /// Starts the machine.
+    ///
+    /// # Errors
+    /// [`Failure`]; exit code 2 when the kernel or the size of the memory is to blame.
+    pub fn start(self) -> Result<Running, Failure> {
+        let machine = Machine::build(self.config).map_err(|error| {
+            let failure = Failure::of(&error);
+            if error.is_bad_input() { Failure::usage(&failure.message) } else { failure }
+        })?;
+        machine.start().map_err(|error| Failure::of(&error))?;
+        Ok(Running {
+            machine: Arc::new(machine),
+            console: self.console,
+            opened: Some(self.opened),
+            _engine: self.engine,
+        })
+    }
+}
+
+impl Running {
+    /// Connections that PID 1 opens; can be taken once.
+    pub fn take_opened(&mut self) -> Receiver<(u32, UnixStream)> {
+        self.opened.take().expect("a session takes it once")
+    }
+
+    /// What the guest wrote to its console.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// The machine, to wait for its end.
+    pub fn machine(&self) -> Arc<Machine> {
+        self.machine.clone()
+    }
+
+    /// Ends the machine, whatever it is doing.
+    pub fn stop(&self) {
+        self.machine.stop();
+        self.machine.wait();
+    }
+}
+
+/// The kernel's command line. With an initramfs of the user's it is the user's alone.
+fn command_line(arguments: &Arguments) -> String {
+    if arguments.initrd.is_some() {
+        return arguments.append.clone();
+    }
+    let loud = if arguments.console { KERNEL_PARAMETERS.replace("quiet ", "") } else { KERNEL_PARAMETERS.to_owned() };
+    format!("{loud} {}", arguments.append).trim_end().to_owned()
+}
+
+/// Starts the network and binds the forwarded ports, so that a port in use is told before anything is built.
+fn network(arguments: &Arguments) -> Result<(Network, vpnkit::Engine, Arc<glue::net::Link>), Failure> {
+    let link = Arc::new(glue::net::Link::new());
+    let config = vpnkit::Config::default();
+    let network = glue::net::guest_network(&config);
+    let engine = vpnkit::Engine::start(config, link.memory()).map_err(|error| Failure::of(&error))?;
+    for port in &arguments.ports {
+        let protocol = match port.protocol {
+            Protocol::Tcp => vpnkit::Protocol::Tcp,
+            Protocol::Udp => vpnkit::Protocol::Udp,
+        };
+        engine
+            .forward(vpnkit::Forward { protocol, bind: port.bind, guest_port: port.guest })
+            .map_err(|error| Failure::usage(&format!("-p {}: {}", port.bind, crate::failure::chain(&error))))?;
+    }
+    Ok((network, engine, link))
+}
+
+/// Opens the host side of every share and makes its device.
+fn shares(arguments: &Arguments, devices: &mut Vec<Box<dyn VirtioDevice>>) -> Result<Vec<Share>, Failure> {
+    let mut shares = Vec::new();
+    for (n, share) in arguments.shares.iter().enumerate() {
+        let tag = format!("share{n}");
+        let (folder, file) = glue::p9::split(&share.host).map_err(|why| Failure::usage(&why))?;
+        let service = glue::p9::Service::open(&folder, file.as_deref(), share.read_only)
+            .map_err(|error| Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error))))?;
+        devices.push(Box::new(p9::P9::new(&tag, Box::new(service))));
+        shares.push(Share {
+            tag,
+            path: share.guest.as_os_str().as_bytes().to_vec(),
+            read_only: share.read_only,
+            file: file.map(|name| name.as_bytes().to_vec()),
+        });
+    }
+    Ok(shares)
+}

@@ -1,0 +1,80 @@
+//! stdin, stdout, stderr, the exit code, and the world a command starts in.
+
+use crate::{coracle, sh};
+
+#[test]
+fn a_real_debian_kernel_answers() {
+    let said = coracle(&["run", "--", "uname", "-a"]).done().good();
+    assert!(said.starts_with("Linux ") && said.contains("Debian"), "{said}");
+}
+
+#[test]
+fn the_exit_code_is_the_commands() {
+    assert_eq!(sh(&[], "exit 7").done().code, Some(7));
+}
+
+#[test]
+fn a_signal_is_told_as_the_shell_does() {
+    assert_eq!(sh(&[], "kill -9 $$").done().code, Some(128 + 9));
+}
+
+#[test]
+fn a_command_that_is_not_there_is_127_and_one_that_cannot_be_run_126() {
+    let done = coracle(&["run", "--", "no-such-command"]).done();
+    assert_eq!(done.code, Some(127), "{}", done.stderr);
+    assert!(done.stderr.contains("no-such-command") && done.stderr.lines().count() == 1, "{}", done.stderr);
+    assert_eq!(coracle(&["run", "--", "/etc/passwd"]).done().code, Some(126));
+}
+
+#[test]
+fn stdout_and_stderr_are_separate() {
+    let done = sh(&[], "echo out; echo err >&2").done();
+    assert_eq!((done.text().as_str(), done.stderr.as_str()), ("out\n", "err\n"));
+}
+
+#[test]
+fn every_byte_passes_through() {
+    // Larger than every buffer on the way, and every byte value.
+    let mut input: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    input.extend(0..=255);
+    let done = coracle(&["run", "--", "cat"]).done_with(input.clone());
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stdout == input, "{} bytes came back of {}", done.stdout.len(), input.len());
+}
+
+#[test]
+fn output_that_is_written_just_before_the_end_arrives() {
+    let said = sh(&[], "dd if=/dev/zero bs=1000 count=1000 2>/dev/null; printf end").done();
+    assert_eq!(said.stdout.len(), 1_000_003);
+    assert!(said.stdout.ends_with(b"end"));
+}
+
+#[test]
+fn environment_and_working_directory() {
+    let mut run = sh(&["-e", "A=b c", "-e", "FROM_HOST", "-w", "/tmp/deep"], "echo \"$A|$FROM_HOST|$PWD|$HOME\"");
+    run.command().env("FROM_HOST", "yes");
+    assert_eq!(run.done().good(), "b c|yes|/tmp/deep|/root\n");
+}
+
+#[test]
+fn a_command_ends_when_its_time_is_up() {
+    let done = coracle(&["run", "--timeout", "8s", "--", "sleep", "1000"]).done();
+    assert_eq!(done.code, Some(124), "{}", done.stderr);
+}
+
+#[test]
+fn the_clock_is_the_hosts() {
+    let guest: u64 = sh(&[], "date +%s").done().good().trim().parse().unwrap();
+    let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(host.abs_diff(guest) <= 20, "guest {guest}, host {host}");
+}
+
+#[test]
+fn orphans_are_reaped_and_memory_is_what_was_asked() {
+    let said = sh(&["--memory", "256M"], "(sleep 0.1 &) ; sleep 0.5; ps | grep -c '[s]leep 0.1'; free -m | awk '/Mem/{print $2}'").done();
+    let text = said.text();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("0"));
+    let mib: u32 = lines.next().unwrap().parse().unwrap();
+    assert!((180..=256).contains(&mib), "{mib}");
+}
