@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use hyperkit_devices::vsock::VsockBackend;
+use hyperkit::devices::vsock::VsockBackend;
 
 /// Ports that guests may connect to; everything else is refused.
 #[derive(Debug)]

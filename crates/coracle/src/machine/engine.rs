@@ -1,19 +1,19 @@
 //! Which engine runs the processors.
 
-use hyperkit::EngineKind;
+use hyperkit::{EngineChoice, EngineKind};
 
 use crate::cli::run::Engine;
 
-/// The engine that the user asked for, or the best one here.
-pub fn of(asked: Engine) -> EngineKind {
+/// The library's word for what the user asked for.
+pub fn choice(asked: Engine) -> EngineChoice {
     match asked {
-        Engine::Auto => choose_engine(),
-        Engine::Soft => EngineKind::Soft,
-        Engine::Kvm => EngineKind::Kvm,
+        Engine::Auto => EngineChoice::Auto,
+        Engine::Soft => EngineChoice::Exactly(EngineKind::Soft),
+        Engine::Kvm => EngineChoice::Exactly(EngineKind::Kvm),
     }
 }
 
-/// KVM if there is hardware behind it, our own processor otherwise. Takes up to 20 ms where there is a KVM.
+/// What `auto` takes here. Takes up to 20 ms where there is a KVM.
 pub fn choose_engine() -> EngineKind {
     match hyperkit_hv::kvm::speed() {
         Ok(speed) if speed.is_hardware() => EngineKind::Kvm,

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use guest_protocol::{Network, Share};
-use hyperkit::{Machine, MachineConfig};
-use hyperkit_devices::{block, net, p9, rng, vsock};
-use hyperkit_virtio::VirtioDevice;
+use hyperkit::devices::{block, net, p9, rng, vsock};
+use hyperkit::{BuildError, Image, Machine, MachineConfig, VirtioDevice};
 
 pub use self::console::Console;
 pub use self::engine::choose_engine;
@@ -22,6 +21,9 @@ use crate::cli::value::Protocol;
 use crate::failure::Failure;
 use crate::glue;
 use crate::session::PORTS;
+
+/// The guest's vsock address. The host's is 2; 3 is the first that guests have by custom.
+const GUEST_CID: u32 = 3;
 
 /// Kernel parameters of every machine: console on the serial port, no chatter, restart on panic (which ends the
 /// machine), no boot-time self-tests of ciphers (two thirds of a boot).
@@ -54,23 +56,24 @@ impl Setup {
         let (network, engine, link) = network(arguments)?;
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
         let (ports, opened) = glue::vsock::Ports::new(PORTS);
-        devices.push(Box::new(vsock::Vsock::new(vsock::GUEST_CID, Arc::new(ports))));
-        devices.push(Box::new(net::Net::new(link, glue::net::config(&network))));
-        devices.push(Box::new(rng::Rng::new()));
+        let (sockets, _) = vsock::Vsock::new(GUEST_CID, Arc::new(ports));
+        devices.push(Box::new(sockets));
+        devices.push(Box::new(net::Net::new(glue::net::device(&network), link)));
+        devices.push(Box::new(rng::Rng::new(Box::new(rng::HostEntropy))));
         let shares = shares(arguments, &mut devices)?;
         let files = image::files(arguments)?;
         if let Some(rootfs) = &files.rootfs {
             let disk = block::RawFile::open(rootfs, true).map_err(|error| Failure::of(&error))?;
-            devices.push(Box::new(block::Block::new(Box::new(disk))));
+            devices.push(Box::new(block::Block::new(Arc::new(disk), "root")));
         }
         let own_init = arguments.initrd.is_some();
         let console = Console::new(arguments.console, own_init);
         let config = MachineConfig {
             memory_bytes: arguments.memory,
             vcpus: arguments.cpus,
-            engine: engine::of(arguments.engine),
-            kernel: files.kernel,
-            initrd: files.initrd,
+            engine: engine::choice(arguments.engine),
+            kernel: open("--kernel", &files.kernel)?,
+            initrd: files.initrd.as_deref().map(|initrd| open("--initrd", initrd)).transpose()?,
             cmdline: command_line(arguments),
             serial: console.sink(),
             devices,
@@ -95,7 +98,8 @@ impl Setup {
     pub fn start(self) -> Result<Running, Failure> {
         let machine = Machine::build(self.config).map_err(|error| {
             let failure = Failure::of(&error);
-            if error.is_bad_input() { Failure::usage(&failure.message) } else { failure }
+            let of_user = matches!(error, BuildError::Kernel(_) | BuildError::NoVcpu | BuildError::TooManyDevices { .. });
+            if of_user { Failure::usage(&failure.message) } else { failure }
         })?;
         machine.start().map_err(|error| Failure::of(&error))?;
         Ok(Running {
@@ -128,6 +132,13 @@ impl Running {
         self.machine.stop();
         self.machine.wait();
     }
+}
+
+/// Opens a file to boot.
+fn open(flag: &str, path: &std::path::Path) -> Result<Image, Failure> {
+    let refused = |why: String| Failure::usage(&format!("{flag} {}: {why}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| refused(error.to_string()))?;
+    Image::from_file(file).map_err(|error| refused(crate::failure::chain(&error)))
 }
 
 /// The kernel's command line. With an initramfs of the user's it is the user's alone.

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_protocol::{CONTROL_PORT, FromGuest, Run, STDERR_PORT, STDIN_PORT, STDOUT_PORT, ToGuest, frame};
+use hyperkit::Outcome;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use self::streams::Streams;
@@ -39,7 +40,7 @@ pub enum Event {
     /// The user or the host sent a signal.
     Signal(i32),
     /// The machine ended by itself.
-    Ended(hyperkit::Outcome),
+    Ended(Outcome),
 }
 
 /// Runs the command in the machine; returns the exit code for the user's shell.
@@ -141,13 +142,14 @@ impl Session {
         None
     }
 
-    fn on_end(&self, outcome: &hyperkit::Outcome, running: &Running) -> Result<End, Failure> {
+    fn on_end(&self, outcome: &Outcome, running: &Running) -> Result<End, Failure> {
         let panicked = running.console().contains("Kernel panic");
-        if self.control.is_none() && self.request.is_none() && outcome.is_orderly() && !panicked {
+        let orderly = matches!(outcome, Outcome::PoweredOff | Outcome::Reset);
+        if self.control.is_none() && self.request.is_none() && orderly && !panicked {
             return Ok(End { code: 0, command_ended: false });
         }
         eprint!("{}", running.console().last_lines());
-        let what = if panicked { "the guest's kernel panicked".to_owned() } else { outcome.to_string() };
+        let what = if panicked { "the guest's kernel panicked".to_owned() } else { ending(outcome) };
         Err(Failure::machine(&format!("{what} before the command was done; above are its last console lines")))
     }
 
@@ -193,6 +195,21 @@ fn request(arguments: &Arguments, setup: &Setup) -> Run {
         shares: setup.guest_shares(),
         network: Some(setup.guest_network()),
         time_ns: now_ns(),
+    }
+}
+
+/// How a machine ended, in words.
+fn ending(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::PoweredOff => "the guest powered off".to_owned(),
+        Outcome::Reset => "the guest restarted".to_owned(),
+        Outcome::TripleFault { state, .. } => {
+            let rip = state.as_ref().map_or(0, |state| state.rip);
+            format!("the guest met a triple fault at {rip:#x}")
+        }
+        Outcome::Stopped => "the machine was stopped".to_owned(),
+        Outcome::Failed { error, .. } => crate::failure::chain(&**error),
+        Outcome::Panicked { vcpu } => format!("vCPU {vcpu} failed, which is a defect of ours;"),
     }
 }
 
