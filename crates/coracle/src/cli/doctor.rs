@@ -70,7 +70,7 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 fn soft() -> Finding {
-    match hyperkit::measure_soft(Duration::from_millis(50)) {
+    match crate::machine::measure_soft() {
         Ok(mips) => Finding { mips: Some(mips), ..Finding::good("soft", format!("our processor in software: {mips:.0} million instructions a second")) },
         Err(error) => Finding::bad("soft", crate::failure::chain(&error), "report this, with the processor and system you have"),
     }
@@ -109,9 +109,11 @@ fn device(name: &'static str, path: &str, advice: &str) -> Finding {
 }
 
 fn mirror() -> Finding {
-    match guest_image::mirrors(Path::new("/")) {
-        Ok(mirrors) if !mirrors.is_empty() => Finding::good("mirror", mirrors.join(", ")),
-        Ok(_) => Finding::bad("mirror", "no Debian archive in the host's apt sources", "name one with --mirror URL"),
+    match guest_image::apt::sources::load(Path::new("/")) {
+        Ok(sources) => {
+            let suites: Vec<String> = sources.iter().map(|source| format!("{} {}", source.uri, source.suite)).collect();
+            Finding::good("mirror", suites.join(", "))
+        }
         Err(error) => Finding::bad("mirror", crate::failure::chain(&error), "name a Debian mirror with --mirror URL"),
     }
 }

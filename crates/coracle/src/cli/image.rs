@@ -57,7 +57,7 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
             };
             let image = machine::image(&choice)?;
             if build.json {
-                println!("{}", serde_json::to_string_pretty(&image).map_err(|error| Failure::of(&error))?);
+                println!("{:#}", image_json(&image));
             } else {
                 println!("{} kernel {}", image.id, image.kernel_version);
             }
@@ -65,7 +65,8 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
         Command::List { json } => {
             let images = guest_image::list(&machine::cache_folder()).map_err(|error| Failure::of(&error))?;
             if *json {
-                println!("{}", serde_json::to_string_pretty(&images).map_err(|error| Failure::of(&error))?);
+                let list: Vec<serde_json::Value> = images.iter().map(cached_json).collect();
+                println!("{:#}", serde_json::Value::from(list));
             } else {
                 for image in images {
                     println!("{:<20} {:>6} MiB  kernel {}  {}", image.id, image.bytes >> 20, image.kernel_version, image.packages.join(" "));
@@ -79,4 +80,24 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+fn image_json(image: &guest_image::GuestImage) -> serde_json::Value {
+    serde_json::json!({
+        "id": image.id,
+        "kernel": image.kernel,
+        "initramfs": image.initramfs,
+        "rootfs": image.rootfs,
+        "kernel_version": image.kernel_version,
+        "packages": image.packages,
+    })
+}
+
+fn cached_json(image: &guest_image::CachedImage) -> serde_json::Value {
+    serde_json::json!({
+        "id": image.id,
+        "bytes": image.bytes,
+        "kernel_version": image.kernel_version,
+        "packages": image.packages,
+    })
 }

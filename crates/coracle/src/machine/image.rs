@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use guest_image::{GuestImage, Request};
+use guest_image::{GuestImage, Proxies, Request};
 
 use crate::cli::run::Arguments;
 use crate::failure::Failure;
@@ -55,12 +55,19 @@ pub fn image(choice: &ImageChoice) -> Result<GuestImage, Failure> {
         cache_dir: cache_folder(),
         init: INIT,
         apt_root: PathBuf::from("/"),
+        proxies: proxies(),
     };
     let cached = guest_image::try_cached(&request).map_err(|error| Failure::of(&error))?;
     match cached {
         Some(image) => Ok(image),
         None => guest_image::build(&request, &Bar::default()).map_err(|error| Failure::of(&error)),
     }
+}
+
+/// The proxies of the environment.
+fn proxies() -> Proxies {
+    let of = |names: [&str; 2]| names.into_iter().find_map(|name| std::env::var(name).ok()).filter(|url| !url.is_empty());
+    Proxies { http: of(["http_proxy", "HTTP_PROXY"]), https: of(["https_proxy", "HTTPS_PROXY"]) }
 }
 
 /// What to boot for a run. The user's files win over the image's.

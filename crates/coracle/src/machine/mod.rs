@@ -4,20 +4,18 @@ mod console;
 mod engine;
 mod image;
 
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use guest_protocol::{Network, Share};
-use hyperkit::devices::{block, net, p9, rng, vsock};
+use hyperkit::devices::{block, rng, vsock};
 use hyperkit::{BuildError, Image, Machine, MachineConfig, VirtioDevice};
 
 pub use self::console::Console;
 pub use self::engine::choose_engine;
 pub use self::image::{ImageChoice, cache_folder, image};
 use crate::cli::run::Arguments;
-use crate::cli::value::Protocol;
 use crate::failure::Failure;
 use crate::glue;
 use crate::session::PORTS;
@@ -34,8 +32,7 @@ pub struct Setup {
     config: MachineConfig,
     console: Console,
     opened: Receiver<(u32, UnixStream)>,
-    engine: vpnkit::Engine,
-    network: Network,
+    network: Option<Network>,
     shares: Vec<Share>,
 }
 
@@ -44,7 +41,6 @@ pub struct Running {
     machine: Arc<Machine>,
     console: Console,
     opened: Option<Receiver<(u32, UnixStream)>>,
-    _engine: vpnkit::Engine,
 }
 
 impl Setup {
@@ -53,14 +49,12 @@ impl Setup {
     /// # Errors
     /// [`Failure`], with exit code 2 for what the user can put right.
     pub fn prepare(arguments: &Arguments) -> Result<Setup, Failure> {
-        let (network, engine, link) = network(arguments)?;
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
         let (ports, opened) = glue::vsock::Ports::new(PORTS);
         let (sockets, _) = vsock::Vsock::new(GUEST_CID, Arc::new(ports));
         devices.push(Box::new(sockets));
-        devices.push(Box::new(net::Net::new(glue::net::device(&network), link)));
         devices.push(Box::new(rng::Rng::new(Box::new(rng::HostEntropy))));
-        let shares = shares(arguments, &mut devices)?;
+        let shares = Vec::new();
         let files = image::files(arguments)?;
         if let Some(rootfs) = &files.rootfs {
             let disk = block::RawFile::open(rootfs, true).map_err(|error| Failure::of(&error))?;
@@ -78,7 +72,7 @@ impl Setup {
             serial: console.sink(),
             devices,
         };
-        Ok(Setup { config, console, opened, engine, network, shares })
+        Ok(Setup { config, console, opened, network: None, shares })
     }
 
     /// The shares as the guest mounts them.
@@ -87,7 +81,7 @@ impl Setup {
     }
 
     /// The guest's network.
-    pub fn guest_network(&self) -> Network {
+    pub fn guest_network(&self) -> Option<Network> {
         self.network.clone()
     }
 
@@ -106,7 +100,6 @@ impl Setup {
             machine: Arc::new(machine),
             console: self.console,
             opened: Some(self.opened),
-            _engine: self.engine,
         })
     }
 }
@@ -150,39 +143,3 @@ fn command_line(arguments: &Arguments) -> String {
     format!("{loud} {}", arguments.append).trim_end().to_owned()
 }
 
-/// Starts the network and binds the forwarded ports, so that a port in use is told before anything is built.
-fn network(arguments: &Arguments) -> Result<(Network, vpnkit::Engine, Arc<glue::net::Link>), Failure> {
-    let link = Arc::new(glue::net::Link::new());
-    let config = vpnkit::Config::default();
-    let network = glue::net::guest_network(&config);
-    let engine = vpnkit::Engine::start(config, link.memory()).map_err(|error| Failure::of(&error))?;
-    for port in &arguments.ports {
-        let protocol = match port.protocol {
-            Protocol::Tcp => vpnkit::Protocol::Tcp,
-            Protocol::Udp => vpnkit::Protocol::Udp,
-        };
-        engine
-            .forward(vpnkit::Forward { protocol, bind: port.bind, guest_port: port.guest })
-            .map_err(|error| Failure::usage(&format!("-p {}: {}", port.bind, crate::failure::chain(&error))))?;
-    }
-    Ok((network, engine, link))
-}
-
-/// Opens the host side of every share and makes its device.
-fn shares(arguments: &Arguments, devices: &mut Vec<Box<dyn VirtioDevice>>) -> Result<Vec<Share>, Failure> {
-    let mut shares = Vec::new();
-    for (n, share) in arguments.shares.iter().enumerate() {
-        let tag = format!("share{n}");
-        let (folder, file) = glue::p9::split(&share.host).map_err(|why| Failure::usage(&why))?;
-        let service = glue::p9::Service::open(&folder, file.as_deref(), share.read_only)
-            .map_err(|error| Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error))))?;
-        devices.push(Box::new(p9::P9::new(&tag, Box::new(service))));
-        shares.push(Share {
-            tag,
-            path: share.guest.as_os_str().as_bytes().to_vec(),
-            read_only: share.read_only,
-            file: file.map(|name| name.as_bytes().to_vec()),
-        });
-    }
-    Ok(shares)
-}
