@@ -80,14 +80,25 @@ impl<S: Read + Write> Exchange for Stream<S> {
 }
 
 /// A session of the same process.
-#[derive(Debug, Clone)]
-pub struct Direct(pub Arc<Session>);
+#[derive(Debug)]
+pub struct Direct {
+    session: Arc<Session>,
+    /// As large as any reply; clearing it for each would cost more than most requests.
+    buffer: Vec<u8>,
+}
+
+impl Direct {
+    /// A way to `session`.
+    pub fn new(session: Arc<Session>) -> Self {
+        Self { buffer: vec![0; session.msize_max()], session }
+    }
+}
 
 impl Exchange for Direct {
     fn exchange(&mut self, request: &[u8], reply: &mut Vec<u8>) -> io::Result<()> {
-        reply.resize(self.0.msize_max(), 0);
-        let bytes = self.0.handle(request, reply);
-        reply.truncate(bytes);
+        let bytes = self.session.handle(request, &mut self.buffer);
+        reply.clear();
+        reply.extend_from_slice(&self.buffer[..bytes]);
         Ok(())
     }
 }

@@ -10,8 +10,12 @@ use crate::errno::Errno;
 use crate::filesystem::{Answer, Node, OpenFile, XattrFlags};
 use crate::message::Fid;
 
-/// Most fids of one session; a Linux client keeps one or two for each file that its cache knows.
-pub const FIDS_MAX: usize = 65_536;
+/// Most fids of one session; a Linux client keeps one or two for each file that its cache knows. A fid on a host
+/// directory is a file descriptor as well, so that the limit on those may be reached before.
+pub const FIDS_MAX: usize = 1 << 18;
+
+/// Most fids of one session that are on an extended attribute, as each may hold [`XATTR_BYTES_MAX`].
+const XATTR_FIDS_MAX: usize = 256;
 
 /// Longest extended attribute (`XATTR_SIZE_MAX`).
 const XATTR_BYTES_MAX: u64 = 65_536;
@@ -79,26 +83,38 @@ pub(crate) enum Sink {
 /// A node and what was opened through the same fid.
 pub(crate) type NodeAndFile = (Arc<dyn Node>, Option<Arc<dyn OpenFile>>);
 
+impl Entry {
+    fn is_xattr(&self) -> bool {
+        matches!(self.state, State::XattrRead(_) | State::XattrWrite(_))
+    }
+}
+
 /// All fids of a session.
 #[derive(Default)]
 pub(crate) struct FidTable {
-    entries: Mutex<HashMap<Fid, Entry>>,
+    fids: Mutex<Fids>,
+}
+
+#[derive(Default)]
+struct Fids {
+    entries: HashMap<Fid, Entry>,
+    n_xattrs: usize,
 }
 
 impl FidTable {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Fid, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Fids> {
+        self.fids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node that `fid` stands for.
     pub fn node(&self, fid: Fid) -> Answer<Arc<dyn Node>> {
-        self.lock().get(&fid).map(|entry| Arc::clone(&entry.node)).ok_or(Errno::EBADF)
+        self.lock().entries.get(&fid).map(|entry| Arc::clone(&entry.node)).ok_or(Errno::EBADF)
     }
 
     /// The node and what was opened through the same fid.
     pub fn node_and_file(&self, fid: Fid) -> Answer<NodeAndFile> {
-        let entries = self.lock();
-        let entry = entries.get(&fid).ok_or(Errno::EBADF)?;
+        let fids = self.lock();
+        let entry = fids.entries.get(&fid).ok_or(Errno::EBADF)?;
         let file = match &entry.state {
             State::Open(file) => Some(Arc::clone(file)),
             _ => None,
@@ -108,7 +124,7 @@ impl FidTable {
 
     /// The node of a fid that is not open yet.
     pub fn closed_node(&self, fid: Fid) -> Answer<Arc<dyn Node>> {
-        match self.lock().get(&fid).ok_or(Errno::EBADF)? {
+        match self.lock().entries.get(&fid).ok_or(Errno::EBADF)? {
             Entry { node, state: State::Closed } => Ok(Arc::clone(node)),
             _ => Err(Errno::EINVAL),
         }
@@ -116,7 +132,7 @@ impl FidTable {
 
     /// The open file or directory of a fid.
     pub fn file(&self, fid: Fid) -> Answer<Arc<dyn OpenFile>> {
-        match self.lock().get(&fid) {
+        match self.lock().entries.get(&fid) {
             Some(Entry { state: State::Open(file), .. }) => Ok(Arc::clone(file)),
             _ => Err(Errno::EBADF),
         }
@@ -124,7 +140,7 @@ impl FidTable {
 
     /// What a read of `fid` is from.
     pub fn source(&self, fid: Fid) -> Answer<Source> {
-        match &self.lock().get(&fid).ok_or(Errno::EBADF)?.state {
+        match &self.lock().entries.get(&fid).ok_or(Errno::EBADF)?.state {
             State::Open(file) => Ok(Source::File(Arc::clone(file))),
             State::XattrRead(value) => Ok(Source::Xattr(Arc::clone(value))),
             _ => Err(Errno::EBADF),
@@ -133,7 +149,7 @@ impl FidTable {
 
     /// Where a write to `fid` goes; a piece of an attribute is taken at once.
     pub fn sink(&self, fid: Fid, offset: u64, bytes: &[u8]) -> Answer<Sink> {
-        match &mut self.lock().get_mut(&fid).ok_or(Errno::EBADF)?.state {
+        match &mut self.lock().entries.get_mut(&fid).ok_or(Errno::EBADF)?.state {
             State::Open(file) => Ok(Sink::File(Arc::clone(file))),
             State::XattrWrite(xattr) => xattr.write(offset, bytes).map(Sink::Xattr),
             _ => Err(Errno::EBADF),
@@ -142,26 +158,28 @@ impl FidTable {
 
     /// Whether `fid` can be made: it is not there, and there are not too many.
     pub fn check_new(&self, fid: Fid) -> Answer<()> {
-        check_new(&self.lock(), fid)
+        self.lock().check_new(fid)
     }
 
     /// Makes a fid that is not there yet.
     pub fn insert(&self, fid: Fid, entry: Entry) -> Answer<()> {
-        let mut entries = self.lock();
-        check_new(&entries, fid)?;
-        entries.insert(fid, entry);
+        let mut fids = self.lock();
+        fids.check_new(fid)?;
+        fids.count_xattr(&entry)?;
+        fids.entries.insert(fid, entry);
         Ok(())
     }
 
     /// Changes a closed fid, if it still stands for `node`: another request may have been faster.
     pub fn transform(&self, fid: Fid, node: &Arc<dyn Node>, entry: Entry) -> Answer<()> {
-        let mut entries = self.lock();
-        let old = entries.get_mut(&fid).ok_or(Errno::EBADF)?;
+        let mut fids = self.lock();
+        let old = fids.entries.get(&fid).ok_or(Errno::EBADF)?;
         if !Arc::ptr_eq(&old.node, node) || !matches!(old.state, State::Closed) {
             return Err(Errno::EINVAL);
         }
-        let old = std::mem::replace(old, entry);
-        drop(entries);
+        fids.count_xattr(&entry)?;
+        let old = fids.entries.insert(fid, entry);
+        drop(fids);
         // Closing a file may take its time: not under the lock.
         drop(old);
         Ok(())
@@ -169,21 +187,36 @@ impl FidTable {
 
     /// Forgets a fid and returns what it was.
     pub fn remove(&self, fid: Fid) -> Answer<Entry> {
-        self.lock().remove(&fid).ok_or(Errno::EBADF)
+        let mut fids = self.lock();
+        let entry = fids.entries.remove(&fid).ok_or(Errno::EBADF)?;
+        fids.n_xattrs -= usize::from(entry.is_xattr());
+        Ok(entry)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().entries.len()
     }
 }
 
-fn check_new(entries: &HashMap<Fid, Entry>, fid: Fid) -> Answer<()> {
-    if fid == Fid::NONE || entries.contains_key(&fid) {
-        return Err(Errno::EBADF);
+impl Fids {
+    fn check_new(&self, fid: Fid) -> Answer<()> {
+        if fid == Fid::NONE || self.entries.contains_key(&fid) {
+            return Err(Errno::EBADF);
+        }
+        if self.entries.len() >= FIDS_MAX {
+            return Err(Errno::EMFILE);
+        }
+        Ok(())
     }
-    if entries.len() >= FIDS_MAX {
-        return Err(Errno::EMFILE);
+
+    fn count_xattr(&mut self, entry: &Entry) -> Answer<()> {
+        if entry.is_xattr() {
+            if self.n_xattrs >= XATTR_FIDS_MAX {
+                return Err(Errno::EMFILE);
+            }
+            self.n_xattrs += 1;
+        }
+        Ok(())
     }
-    Ok(())
 }

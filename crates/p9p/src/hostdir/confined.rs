@@ -42,7 +42,7 @@ impl<'a> Name<'a> {
 
 /// How entries are opened.
 pub(super) struct Resolver {
-    has_openat2: bool,
+    pub has_openat2: bool,
 }
 
 impl Resolver {

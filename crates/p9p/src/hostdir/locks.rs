@@ -13,8 +13,11 @@ use crate::errno::Errno;
 use crate::filesystem::{Answer, HeldLock};
 use crate::stat::{LockKind, LockRange, LockStatus};
 
-/// Most locks of one file.
+/// Most locks of one file, and most files of a share that are locked at one time.
 const LOCKS_MAX: usize = 4096;
+const FILES_MAX: usize = 4096;
+/// Longest name of a client; Linux's has its host name, of up to 64.
+const CLIENT_BYTES_MAX: usize = 255;
 
 /// Who holds a lock: a process of a client, by the attach it came through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +68,9 @@ impl Locker {
     /// Takes or gives back.
     pub fn set(&self, kind: LockKind, range: &LockRange<'_>) -> Answer<LockStatus> {
         let (start, end) = bounds(range)?;
+        if range.client.len() > CLIENT_BYTES_MAX {
+            return Err(Errno::EINVAL);
+        }
         let mut files = self.share.locks.lock();
         let owner = self.owner(range);
         if kind == LockKind::UNLOCK {
@@ -77,6 +83,9 @@ impl Locker {
             return Ok(LockStatus::Success);
         }
         let exclusive = is_exclusive(kind)?;
+        if files.len() >= FILES_MAX && !files.contains_key(&self.key) {
+            return Err(Errno::ENOLCK);
+        }
         let held = files.entry(self.key).or_default();
         if conflict(held, &owner, exclusive, start, end).is_some() {
             return Ok(LockStatus::Blocked);

@@ -18,6 +18,8 @@ mod locks;
 mod node;
 mod overrule;
 mod ownership;
+#[cfg(test)]
+mod tests;
 mod xattr;
 
 use std::path::{Path, PathBuf};

@@ -60,6 +60,8 @@ impl Session {
     }
 
     /// Registers a request that has arrived. Never blocks. A Tflush cancels its old request here, if that waits.
+    ///
+    /// Only the first 9 bytes are looked at: type, tag, and what a Tflush flushes.
     pub fn accept(&self, request: &[u8]) -> Ticket {
         Tags::register(&self.tags, request)
     }

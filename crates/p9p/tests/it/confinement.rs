@@ -123,7 +123,7 @@ fn names_with_a_slash_or_nul_or_dots_are_refused() {
 fn file_systems_mounted_below_the_root_keep_their_files_apart() {
     // The whole host is the one share in which mounts are sure to be.
     let whole_host = crate::share::session(std::path::Path::new("/"), true);
-    let mut client = Client::connect(Direct(whole_host.into()), MSIZE).unwrap();
+    let mut client = Client::connect(Direct::new(whole_host.into()), MSIZE).unwrap();
     let root = client.attach(b"", 0, b"").unwrap();
     let (proc, sys) = (client.walk(root, &[b"proc"]).unwrap(), client.walk(root, &[b"sys"]).unwrap());
     let inode = |path: &str| fs::metadata(path).unwrap().ino();

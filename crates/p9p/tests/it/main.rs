@@ -1,5 +1,5 @@
 //! The server over real host directories, through the client.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which say what they skip")]
 
 mod confinement;
 mod diod;

@@ -67,7 +67,7 @@ fn the_version_that_both_speak_is_agreed_on() {
 #[test]
 fn a_new_version_forgets_all_fids() {
     let mut share = Share::new();
-    share.client = Client::connect(Direct(Arc::clone(&share.session)), MSIZE).unwrap();
+    share.client = Client::connect(Direct::new(Arc::clone(&share.session)), MSIZE).unwrap();
     assert_eq!(share.session.fid_count(), 0);
     let root = share.root;
     assert_eq!(errno(share.client.getattr(root)), Errno::EBADF);
@@ -118,7 +118,7 @@ fn reads_are_as_long_as_the_reply_has_room() {
 fn two_threads_work_side_by_side() {
     let directory = tempfile::tempdir().unwrap();
     let session = Arc::new(session(directory.path(), false));
-    let mut first = Client::connect(Direct(Arc::clone(&session)), MSIZE).unwrap();
+    let mut first = Client::connect(Direct::new(Arc::clone(&session)), MSIZE).unwrap();
     let root = first.attach(b"", 0, b"").unwrap();
     let work = |worker: u32| {
         let mut reply = vec![0; MSIZE as usize];

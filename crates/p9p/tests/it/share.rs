@@ -28,7 +28,7 @@ impl Share {
         let path = directory.path().join("share");
         std::fs::create_dir(&path).unwrap();
         let session = Arc::new(session(&path, read_only));
-        let mut client = Client::connect(Direct(Arc::clone(&session)), MSIZE).unwrap();
+        let mut client = Client::connect(Direct::new(Arc::clone(&session)), MSIZE).unwrap();
         let root = client.attach(b"root", 0, b"").unwrap();
         Self { _directory: directory, path, session, client, root }
     }

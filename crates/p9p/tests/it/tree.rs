@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Command;
 
 use p9p::filesystem::OpenFlags;
+use p9p::message::{Reply, Request};
 use p9p::stat::{SetAttributes, Time, setattr};
 use p9p::{Errno, FIDS_MAX};
 
@@ -127,6 +129,63 @@ fn fids_follow_a_renamed_directory() {
     assert_eq!(share.client.getattr(again).unwrap().qid.path, share.client.getattr(f).unwrap().qid.path);
     share.client.remove(f).unwrap();
     assert!(!share.host("other/moved/b/f").exists());
+}
+
+#[test]
+fn a_fid_is_renamed_from_wherever_it_is_now() {
+    let mut share = Share::new();
+    fs::create_dir_all(share.host("a/b")).unwrap();
+    fs::write(share.host("a/b/f"), b"x").unwrap();
+    let f = share.fid("a/b/f");
+    fs::rename(share.host("a"), share.host("elsewhere")).unwrap();
+    let request = Request::Rename { fid: f, directory: share.root, name: b"top" };
+    share.client.call(&request, |reply| matches!(reply, Reply::Rename {}).then_some(())).unwrap();
+    assert_eq!(fs::read(share.host("top")).unwrap(), b"x");
+    assert!(!share.host("elsewhere/b/f").exists());
+    fs::remove_file(share.host("top")).unwrap();
+    let request = Request::Rename { fid: f, directory: share.root, name: b"again" };
+    assert_eq!(errno(share.client.call(&request, |_| Some(()))), Errno::ENOENT);
+}
+
+#[test]
+fn totals_are_those_of_the_host() {
+    let mut share = Share::new();
+    let totals = share.client.statfs(share.root).unwrap();
+    let host = rustix::fs::statvfs(&share.path).unwrap();
+    assert_eq!((totals.blocks, totals.files), (host.f_blocks, host.f_files));
+    assert_eq!((totals.kind, totals.name_bytes_max), (0x0102_1997, 255));
+}
+
+#[test]
+fn a_server_that_has_no_descriptors_left_says_so_and_goes_on() {
+    let tests = std::env::current_exe().unwrap();
+    let ran = Command::new("sh")
+        .args(["-c", "ulimit -n 100 && exec \"$0\" --exact tree::with_few_descriptors --ignored"])
+        .arg(&tests)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "run by a_server_that_has_no_descriptors_left_says_so_and_goes_on with few descriptors"]
+fn with_few_descriptors() {
+    let mut share = Share::new();
+    fs::write(share.host("f"), b"x").unwrap();
+    let mut fids = Vec::new();
+    let refused = loop {
+        match share.client.walk(share.root, &[b"f"]) {
+            Ok(fid) => fids.push(fid),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.errno(), Some(Errno::EMFILE));
+    let first = fids.pop().unwrap();
+    assert_eq!(errno(share.client.open(first, OpenFlags::RDONLY)), Errno::EMFILE);
+    share.client.clunk(fids.pop().unwrap()).unwrap();
+    share.client.open(first, OpenFlags::RDONLY).unwrap();
+    assert_eq!(share.client.read_to_end(first).unwrap(), b"x");
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn other_users_of_the_client_are_held_to_the_mode() {
 
 fn files_of_others_stay_out_of_reach() {
     let whole_host: Session = session(Path::new("/"), false);
-    let mut client = Client::connect(Direct(whole_host.into()), MSIZE).unwrap();
+    let mut client = Client::connect(Direct::new(whole_host.into()), MSIZE).unwrap();
     let root = client.attach(b"", 0, b"").unwrap();
     let etc = client.walk(root, &[b"etc"]).unwrap();
     let passwd = client.walk(etc, &[b"passwd"]).unwrap();

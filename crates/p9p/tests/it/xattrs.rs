@@ -68,3 +68,15 @@ fn a_value_that_is_too_long_or_incomplete_is_refused() {
     let fid = share.fid("f");
     assert_eq!(errno(share.client.xattr(fid, b"user.a")), Errno::ENODATA);
 }
+
+#[test]
+fn attributes_held_by_fids_are_limited() {
+    let Some(mut share) = share_with_file() else { return };
+    let fid = share.fid("f");
+    let refused = (0..100_000).find_map(|_| {
+        let new_fid = share.client.fresh_fid();
+        share.client.call(&Request::Xattrwalk { fid, new_fid, name: b"" }, |_| Some(())).err()
+    });
+    assert_eq!(refused.unwrap().errno(), Some(Errno::EMFILE));
+    assert!(share.session.fid_count() < 1000);
+}
