@@ -17,15 +17,19 @@ use crate::error::{BuildError, IoContext, malformed};
 use crate::fetch::{Client, Proxies, has_checksum, hex};
 use crate::initramfs::{Base, Initramfs};
 use crate::kernel::Kernel;
+use crate::rootfs;
 use crate::{GuestImage, Progress, Request};
 
 /// Raised whenever the same packages would give a different image.
-const BUILDER_VERSION: &str = "2";
+const BUILDER_VERSION: &str = "3";
 /// Raised whenever the same kernel package would be taken apart differently.
 const KERNEL_VERSION: &str = "2";
 
 /// Kernel metapackages, in order of preference: Debian's, Ubuntu's. (`linux-image-cloud-amd64` has no 9P.)
 const KERNEL_PACKAGES: [&str; 2] = ["linux-image-amd64", "linux-image-generic"];
+
+/// Packages that every guest has something of: busybox itself, and the name of the distribution.
+const BASE_PACKAGES: [&str; 2] = ["busybox-static", "base-files"];
 
 /// Builds the image of a request, or finds that it is there already, after asking the mirror what is current.
 ///
@@ -129,25 +133,23 @@ impl Builder<'_> {
     fn run(&self) -> Result<GuestImage, BuildError> {
         let index = self.index()?;
         let kernel_packages = kernel_packages(&index)?;
+        let n_kernel = kernel_packages.len();
         let mut packages = kernel_packages.clone();
-        for name in ["busybox-static", "base-files"] {
+        for name in BASE_PACKAGES {
             packages.push(index.find(name)?);
         }
+        let n_base = packages.len();
+        let wanted = index.closure(&self.request.packages)?;
+        packages.extend(wanted.into_iter().filter(|package| !BASE_PACKAGES.contains(&package.name.as_str())));
         let files = self.fetch(&packages)?;
-        let kernel_key = address(&[
-            KERNEL_VERSION,
-            &kernel_packages
-                .iter()
-                .map(|package| package.checksum.sha256.as_str())
-                .collect::<Vec<_>>()
-                .join(" "),
-        ]);
-        let kernel = self.kernel(&kernel_key, &files[..kernel_packages.len()])?;
+        let hashes: Vec<_> = kernel_packages.iter().map(|package| package.checksum.sha256.as_str()).collect();
+        let kernel_key = address(&[KERNEL_VERSION, &hashes.join(" ")]);
+        let kernel = self.kernel(&kernel_key, &files[..n_kernel])?;
         let record = ImageRecord {
             id: self.image_id(&packages),
             kernel_key,
             kernel_version: kernel.release.clone(),
-            has_rootfs: false,
+            has_rootfs: !self.request.packages.is_empty(),
             packages: packages
                 .iter()
                 .map(|package| format!("{} {}", package.name, package.version))
@@ -155,7 +157,7 @@ impl Builder<'_> {
             archives: packages.iter().map(|package| package.checksum.sha256.clone()).collect(),
         };
         if self.cache.find_image(&record.id)?.is_none() {
-            self.write_image(&record, &kernel, &files[kernel_packages.len()..])?;
+            self.write_image(&record, &kernel, &files[n_kernel..n_base], &files[n_base..])?;
         }
         self.cache.write("requests", &request_key(self.request), record.id.as_bytes())?;
         Ok(image_of(self.cache, record))
@@ -164,9 +166,11 @@ impl Builder<'_> {
     fn image_id(&self, packages: &[&Package]) -> String {
         let mut hashes: Vec<_> = packages.iter().map(|package| package.checksum.sha256.as_str()).collect();
         hashes.sort_unstable();
+        let kind = if self.request.packages.is_empty() { "base" } else { "root" };
         address(&[
             BUILDER_VERSION,
             KERNEL_VERSION,
+            kind,
             &hashes.join(" "),
             &hex(&Sha256::digest(self.request.init)),
         ])
@@ -176,19 +180,25 @@ impl Builder<'_> {
         &self,
         record: &ImageRecord,
         kernel: &Kernel,
-        files: &[PathBuf],
+        base: &[PathBuf],
+        packages: &[PathBuf],
     ) -> Result<(), BuildError> {
         self.progress.stage("building the file system", None);
-        let busybox = file_of(&files[0], &["bin/busybox", "usr/bin/busybox"])?;
-        let os_release = file_of(&files[1], &["usr/lib/os-release", "etc/os-release"])?;
+        let busybox = file_of(&base[0], &["bin/busybox", "usr/bin/busybox"])?;
+        let os_release = file_of(&base[1], &["usr/lib/os-release", "etc/os-release"])?;
         let base = Base { busybox: &busybox, os_release: &os_release };
-        let initramfs = Initramfs { init: self.request.init, kernel, base: Some(base) }.build()?;
         let tmp = self.cache.temporary(&record.id);
         std::fs::create_dir_all(&tmp).at("cannot make the folder", &tmp)?;
+        let in_initramfs = if record.has_rootfs {
+            rootfs::write(&tmp.join("rootfs.erofs"), packages, kernel, &base)?;
+            None
+        } else {
+            Some(base)
+        };
+        let initramfs = Initramfs { init: self.request.init, kernel, base: in_initramfs }.build()?;
         let json = serde_json::to_vec(record).map_err(|error| malformed("the image's record", error))?;
         for (name, bytes) in [("initramfs.cpio", &initramfs), ("image.json", &json)] {
-            let path = tmp.join(name);
-            std::fs::write(&path, bytes).at("cannot write", &path)?;
+            write_synced(&tmp.join(name), bytes)?;
         }
         self.cache.commit_folder(&tmp, "images", &record.id).map(|_| ())
     }
@@ -352,4 +362,9 @@ fn file_of(package: &std::path::Path, paths: &[&str]) -> Result<Vec<u8>, BuildEr
         Ok(())
     })?;
     found.ok_or_else(|| malformed(package.display().to_string(), format!("it has no {}", paths[0])))
+}
+
+fn write_synced(path: &std::path::Path, bytes: &[u8]) -> Result<(), BuildError> {
+    let mut file = std::fs::File::create(path).at("cannot write", path)?;
+    std::io::Write::write_all(&mut file, bytes).and_then(|()| file.sync_all()).at("cannot write", path)
 }

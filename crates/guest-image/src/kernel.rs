@@ -122,7 +122,9 @@ impl Kernel {
         modules.sort_by(|a, b| a.name.cmp(&b.name));
         let kernel = Self { release, modules, built_in: pass.built_in, folder: PathBuf::new() };
         let record = serde_json::to_vec(&kernel).map_err(|error| malformed("the kernel's record", error))?;
-        write(&folder.join("kernel.json"), &record)
+        write(&folder.join("kernel.json"), &record)?;
+        let whole = std::fs::File::open(folder).at("cannot read", folder)?;
+        rustix::fs::syncfs(&whole).map_err(Into::into).at("cannot write", folder)
     }
 
     /// Opens what [`Self::extract`] made.

@@ -11,11 +11,15 @@ mod build;
 pub mod cache;
 mod cpio;
 mod deb;
+mod erofs;
 mod error;
 mod fetch;
 mod initramfs;
 mod kernel;
 mod modules;
+mod rootfs;
+#[cfg(test)]
+mod tests;
 mod userland;
 mod vmlinux;
 

@@ -97,7 +97,7 @@ fn lz4_legacy(mut rest: &[u8]) -> Result<Vec<u8>, BuildError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::io::Write;
 
@@ -107,7 +107,8 @@ mod tests {
         elf
     }
 
-    fn bz_image(payload: &[u8]) -> Vec<u8> {
+    /// A boot image around a payload.
+    pub(crate) fn bz_image(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 1024 + 16];
         image[0x1f1] = 1;
         image[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02");

@@ -18,7 +18,7 @@ use crate::relay::{OutputRelay, start_input};
 use crate::sys;
 
 /// Where commands are looked for when the host says nothing else.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Sockets to the host.
 pub struct Streams {

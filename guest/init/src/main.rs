@@ -3,7 +3,8 @@
 //! Talks to the host over vsock (`guest-protocol`). Needs no shell and no file of the image but kernel modules. It
 //! never hangs: whatever goes wrong is said on the console, and the machine powers off.
 //!
-//! `coracle.init=poweroff` on the kernel's command line powers off at once (for measuring boots).
+//! `coracle.init=poweroff` on the kernel's command line powers off at once (for measuring boots);
+//! `coracle.init=console` gives a shell on the console instead of talking to the host (for finding faults).
 
 mod command;
 mod modules;
@@ -69,7 +70,8 @@ fn power_off() -> ! {
 fn live() -> Result<(), String> {
     mounts::mount_proc().map_err(|error| format!("cannot mount /proc: {error}"))?;
     let command_line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    if command_line.split_whitespace().any(|word| word == "coracle.init=poweroff") {
+    let mode = command_line.split_whitespace().find_map(|word| word.strip_prefix("coracle.init="));
+    if mode == Some("poweroff") {
         return Ok(());
     }
     let mut modules = Modules::open();
@@ -78,6 +80,9 @@ fn live() -> Result<(), String> {
     network::up_loopback().map_err(|error| format!("cannot bring up lo: {error}"))?;
     if mounts::has_root_disk() {
         modules.load("root")?;
+    }
+    if mode == Some("console") {
+        return run_shell(&mut modules);
     }
     let control = connect_control()?;
     let (sender, events) = channel();
@@ -101,6 +106,20 @@ fn live() -> Result<(), String> {
     }
     terminate_all();
     mounts::unmount_all(&mounted);
+    Ok(())
+}
+
+/// Runs a shell on the console, with all modules loaded and the final root, and returns when it ends.
+fn run_shell(modules: &mut Modules) -> Result<(), String> {
+    if mounts::has_root_disk() {
+        mounts::switch_to_root_disk()?;
+    }
+    let _some_devices_may_lack = (modules.load("net"), modules.load("share"));
+    let status =
+        std::process::Command::new("/bin/sh").env("HOME", "/root").env("PATH", command::PATH).status();
+    let status = status.map_err(|error| format!("cannot run /bin/sh: {error}"))?;
+    say(&format!("the shell ended: {status}"));
+    mounts::unmount_all(&[]);
     Ok(())
 }
 

@@ -19,6 +19,8 @@ pub struct Package {
     pub version: String,
     /// `Pre-Depends` and `Depends`, joined by a comma.
     pub depends: String,
+    /// `Recommends`.
+    pub recommends: String,
     /// `Provides`.
     pub provides: String,
     /// URL of the `.deb`.
@@ -70,7 +72,8 @@ impl Index {
         suite: &str,
         packages: impl BufRead,
     ) -> Result<(), BuildError> {
-        const KEPT: [&str; 9] = [
+        const KEPT: [&str; 10] = [
+            "Recommends",
             "Package",
             "Version",
             "Architecture",
@@ -131,8 +134,9 @@ impl Index {
         self.packages.get(name)
     }
 
-    /// The wanted packages and everything they depend on, by name. Packages that merely configure others are left out
-    /// unless they are asked for.
+    /// The wanted packages, what they recommend (a C compiler its headers) and everything that these depend on, by name.
+    ///
+    /// Packages that merely configure others are left out unless they are asked for.
     ///
     /// # Errors
     /// [`BuildError::NoPackage`] for a wanted or needed package that no suite has.
@@ -145,6 +149,15 @@ impl Index {
             let name = provider.map_or_else(|| self.find(name).map(|package| package.name.clone()), Ok)?;
             if chosen.insert(name.clone()) {
                 queue.push_back(name);
+            }
+        }
+        for name in queue.clone() {
+            for alternatives in relations(&self.find(&name)?.recommends) {
+                // A recommendation that cannot be met is none.
+                if let Ok(Some(next)) = self.choose(&alternatives, &chosen) {
+                    chosen.insert(next.clone());
+                    queue.push_back(next);
+                }
             }
         }
         while let Some(name) = queue.pop_front() {
@@ -224,6 +237,7 @@ fn parse(paragraph: &Paragraph, base_url: &str) -> Option<Package> {
         name: field("Package")?,
         version: field("Version")?,
         depends: depends.join(", "),
+        recommends: field("Recommends").unwrap_or_default(),
         provides: field("Provides").unwrap_or_default(),
         url: format!("{base_url}/{}", paragraph.field("Filename")?),
         checksum: Checksum {
@@ -282,6 +296,25 @@ mod tests {
         }
         index.finish();
         index
+    }
+
+    #[test]
+    fn what_a_wanted_package_recommends_comes_along_but_no_further() {
+        let mut index = Index::default();
+        for (name, field) in [
+            ("gcc", "Depends: cpp\nRecommends: libc-dev | x, nothing"),
+            ("cpp", "Recommends: cpp-doc"),
+            ("cpp-doc", "X: y"),
+            ("libc-dev", "Recommends: manpages"),
+            ("manpages", "X: y"),
+        ] {
+            let text = format!(
+                "Package: {name}\nVersion: 1\nArchitecture: all\n{field}\nFilename: f\nSize: 1\nSHA256: 00\n"
+            );
+            index.add("test", "http://m", "s", text.as_bytes()).unwrap();
+        }
+        index.finish();
+        assert_eq!(closure(&index, "gcc"), "cpp gcc libc-dev");
     }
 
     fn closure(index: &Index, wanted: &str) -> String {
