@@ -1,5 +1,6 @@
 //! What each unprivileged instruction does.
 
+pub mod bmi;
 pub mod gate;
 pub mod int;
 pub mod sse;
@@ -15,4 +16,5 @@ pub fn lower(instruction: &Instruction, context: &Context) -> Option<Op> {
     int::lower(instruction, context)
         .or_else(|| sse::lower(instruction, context))
         .or_else(|| x87::lower(instruction, context))
+        .or_else(|| bmi::lower(instruction, context))
 }

@@ -23,8 +23,8 @@ const LEAF_1_EDX: u32 = bits(&[0, 2, 3, 4, 5, 6, 8, 9, 11, 13, 15, 16, 17, 19, 2
 const HTT: u32 = 1 << 28;
 /// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC-deadline, AES, RDRAND, hypervisor.
 const LEAF_1_ECX: u32 = bits(&[0, 1, 9, 13, 19, 20, 21, 22, 23, 24, 25, 30, 31]);
-/// Leaf 7 EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP.
-const LEAF_7_EBX: u32 = bits(&[0, 3, 7, 8, 9, 18, 19, 20]);
+/// Leaf 7 EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, SHA.
+const LEAF_7_EBX: u32 = bits(&[0, 3, 7, 8, 9, 18, 19, 20, 29]);
 /// Leaf 7 ECX: RDPID.
 const LEAF_7_ECX: u32 = bits(&[22]);
 /// Leaf 7 EDX: fast short REP MOV, ARCH_CAPABILITIES.
@@ -48,6 +48,19 @@ const HIGHEST: u32 = 0x16;
 const HIGHEST_EXTENDED: u32 = 0x8000_0008;
 const HIGHEST_HYPERVISOR: u32 = 0x4000_0001;
 const LINEAR_BITS: u32 = 48;
+
+/// The bits of leaf 1 ECX and leaf 7 EBX that stand for vector instructions which the host lacks.
+fn lacking() -> (u32, u32) {
+    let host = crate::interp::sse::offers();
+    let bit = |has: bool, number: u32| u32::from(!has) << number;
+    let leaf_1 = bit(host.sse3, 0)
+        | bit(host.pclmulqdq, 1)
+        | bit(host.ssse3, 9)
+        | bit(host.sse4_1, 19)
+        | bit(host.sse4_2, 20)
+        | bit(host.aes, 25);
+    (leaf_1, bit(host.sha, 29))
+}
 
 /// EAX, EBX, ECX, EDX.
 type Leaf = [u32; 4];
@@ -80,11 +93,16 @@ impl Cpu {
             0 => [HIGHEST, word(VENDOR, 0), word(VENDOR, 2), word(VENDOR, 1)],
             1 => {
                 let htt = if vcpus > 1 { HTT } else { 0 };
-                [SIGNATURE, id << 24 | vcpus.min(255) << 16 | 8 << 8, LEAF_1_ECX, LEAF_1_EDX | htt]
+                [
+                    SIGNATURE,
+                    id << 24 | vcpus.min(255) << 16 | 8 << 8,
+                    LEAF_1_ECX & !lacking().0,
+                    LEAF_1_EDX | htt,
+                ]
             }
             4 => cache(subleaf, vcpus),
             6 => [1 << 2, 0, 0, 0], // the APIC timer runs always
-            7 if subleaf == 0 => [0, LEAF_7_EBX, LEAF_7_ECX, LEAF_7_EDX],
+            7 if subleaf == 0 => [0, LEAF_7_EBX & !lacking().1, LEAF_7_ECX, LEAF_7_EDX],
             0xb => topology(subleaf, vcpus, id),
             0x15 => {
                 let shift = timer_shift(shared.tsc());

@@ -1,6 +1,6 @@
 //! What is not compared, and why: instructions that are skipped, results that the SDM leaves undefined.
 
-use iced_x86::{Code, Instruction, Mnemonic, OpCodeOperandKind, RflagsBits};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpCodeOperandKind, RflagsBits};
 
 use crate::forms::{Form, Instance, Prefix};
 use crate::state::{Outcome, State, Undefined};
@@ -30,10 +30,80 @@ pub fn skipped(form: Form) -> Option<&'static str> {
     if info.fwait() {
         return Some("two instructions: WAIT and one that is tested by itself");
     }
+    if form.code.is_call_far_indirect() || form.code.is_jmp_far_indirect() {
+        return Some("far: loads CS; tested with the system");
+    }
     if form.prefix == Prefix::Rep && matches!(form.code.mnemonic(), Mnemonic::Ret | Mnemonic::Nop) {
         return None;
     }
     by_mnemonic(form.code.mnemonic())
+}
+
+/// Extensions that this processor does not have: their instructions are #UD.
+const ABSENT: &[CpuidFeature] = {
+    use CpuidFeature as F;
+    &[
+        F::AVX,
+        F::CET_SS,
+        F::CLDEMOTE,
+        F::CLFLUSHOPT,
+        F::CLWB,
+        F::CLZERO,
+        F::D3NOW,
+        F::D3NOWEXT,
+        F::ENQCMD,
+        F::GFNI,
+        F::MCOMMIT,
+        F::MOVDIR64B,
+        F::MOVDIRI,
+        F::MPX,
+        F::PCOMMIT,
+        F::PKU,
+        F::PREFETCHITI,
+        F::PTWRITE,
+        F::RAO_INT,
+        F::RDPRU,
+        F::RTM,
+        F::HLE_or_RTM,
+        F::SERIALIZE,
+        F::SEV_ES,
+        F::SGX1,
+        F::OSS,
+        F::SMM,
+        F::SMX,
+        F::SSE4A,
+        F::TSXLDTRK,
+        F::UDBG,
+        F::UINTR,
+        F::WAITPKG,
+        F::XSAVE,
+        F::XSAVEC,
+        F::XSAVEOPT,
+        F::AESKLE,
+        F::KL,
+        F::AMX_TILE,
+        F::CENTAUR_AIS,
+        F::PADLOCK_ACE,
+        F::PADLOCK_PHE,
+        F::PADLOCK_PMM,
+        F::PADLOCK_RNG,
+        F::PADLOCK_GMI,
+        F::PADLOCK_UNDOC,
+    ]
+};
+
+/// Whether it is intended that an instruction is not offered.
+pub fn intentionally_absent(code: Code) -> bool {
+    let odd = matches!(
+        code,
+        Code::Fstpnce_sti
+            | Code::Reservednop_rm16_r16_0F18
+            | Code::Reservednop_rm32_r32_0F18
+            | Code::Reservednop_rm64_r64_0F18
+    );
+    let may_be_lacking =
+        !std::arch::is_x86_feature_detected!("sha") && code.cpuid_features() == [CpuidFeature::SHA];
+    odd || may_be_lacking || code.cpuid_features().iter().any(|feature| ABSENT.contains(feature))
 }
 
 fn by_mnemonic(mnemonic: Mnemonic) -> Option<&'static str> {
@@ -97,10 +167,15 @@ pub fn undefined(instruction: &Instruction, before: &State, after: &State) -> Un
     undefined
 }
 
-/// What memory holds that processors differ in by design is copied from ours to the host's, so that it compares.
-pub fn even_out(built: &Instance, host: &mut [u8], ours: &[u8]) {
+/// What memory holds that is undefined or that processors differ in by design is copied from ours to the host's, so
+/// that it compares.
+pub fn even_out(built: &Instance, before: &State, host: &mut [u8], ours: &[u8]) {
     let Some(address) = built.address else { return };
     let at = (address - crate::BASE) as usize;
+    let is_double = matches!(built.instruction.mnemonic(), Mnemonic::Shld | Mnemonic::Shrd);
+    if is_double && count(&built.instruction, before) > operand_bits(&built.instruction) {
+        host[at..at + 2].copy_from_slice(&ours[at..at + 2]);
+    }
     let pointers = match built.instruction.code() {
         // FOP, FIP, FDP; MXCSR_MASK.
         Code::Fxsave_m512byte | Code::Fxsave64_m512byte => [6..24, 28..32],

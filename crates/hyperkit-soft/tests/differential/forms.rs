@@ -1,8 +1,8 @@
 //! Every form of every instruction of 64-bit mode, and random instances of each.
 
 use iced_x86::{
-    Code, Encoder, EncodingKind, Instruction, MandatoryPrefix, Mnemonic, OpCodeOperandKind as Operand,
-    OpKind, Register,
+    Code, CpuidFeature, Encoder, EncodingKind, Instruction, MandatoryPrefix, Mnemonic,
+    OpCodeOperandKind as Operand, OpKind, Register,
 };
 
 use crate::random::Random;
@@ -42,7 +42,8 @@ pub fn all() -> Vec<Form> {
     let mut forms = Vec::new();
     for code in Code::values() {
         let info = code.op_code();
-        let general_vex = info.encoding() == EncodingKind::VEX && on_general_registers(code);
+        let coprocessor = code.cpuid_features().contains(&CpuidFeature::KNC); // shares VEX encodings with others
+        let general_vex = info.encoding() == EncodingKind::VEX && on_general_registers(code) && !coprocessor;
         if !info.is_instruction()
             || !info.mode64()
             || !(info.encoding() == EncodingKind::Legacy || general_vex)
@@ -134,6 +135,18 @@ pub fn instance(form: Form, random: &mut Random) -> Option<Instance> {
         Prefix::Lock => built.instruction.set_has_lock_prefix(true),
         Prefix::Rep => built.instruction.set_has_rep_prefix(true),
         Prefix::Repne => built.instruction.set_has_repne_prefix(true),
+    }
+    let far_bit = built.address.is_some()
+        && matches!(
+            built.instruction.mnemonic(),
+            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+        )
+        && built
+            .fixed
+            .iter()
+            .any(|(register, _)| *register == built.instruction.op1_register().full_register());
+    if far_bit {
+        return None; // the bit would be as far as its offset, an address, is large
     }
     let branches = matches!(built.instruction.mnemonic(), Mnemonic::Call | Mnemonic::Jmp);
     if branches && built.instruction.op0_register() == Register::RSP {

@@ -57,9 +57,25 @@ impl State {
         u32::from(self.word(24)) | u32::from(self.word(26)) << 16
     }
 
+    /// Whether there is no difference that counts.
+    pub fn agrees(&self, ours: &State, undefined: Undefined) -> bool {
+        let gpr = (0..16).all(|n| undefined.gpr >> n & 1 != 0 || self.gpr[n] == ours.gpr[n]);
+        let control = self.fx[..5] == ours.fx[..5] && (self.mxcsr() ^ ours.mxcsr()) & !undefined.mxcsr == 0;
+        let st = (0..8).all(|n| self.fx[32 + 16 * n..42 + 16 * n] == ours.fx[32 + 16 * n..42 + 16 * n]);
+        let rflags = (self.rflags ^ ours.rflags) & !RF & !undefined.rflags == 0;
+        gpr && control
+            && st
+            && rflags
+            && (self.rip, self.outcome) == (ours.rip, ours.outcome)
+            && self.fx[160..] == ours.fx[160..]
+    }
+
     /// The differences between what the host (`self`) and we left, one a line; empty if there is none that counts.
     pub fn differences(&self, ours: &State, undefined: Undefined) -> String {
         let mut text = String::new();
+        if self.agrees(ours, undefined) {
+            return text;
+        }
         let mut line = |name: &str, host: String, ours: String| {
             if host != ours {
                 let _ = writeln!(text, "    {name:6} host {host}\n           ours {ours}");

@@ -31,10 +31,6 @@ fn cmpxchg_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
         T::set(cpu, op.dst, T::get(cpu, op.src));
     } else {
         T::set(cpu, 0, value);
-        // Where a 32-bit destination is not replaced it is written all the same.
-        if T::BITS == 32 && op.dst != 0 {
-            T::set(cpu, op.dst, value);
-        }
     }
     NEXT
 }

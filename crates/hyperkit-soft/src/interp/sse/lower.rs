@@ -1,6 +1,6 @@
 //! From an instruction of this family to its op.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::{convert, features, float, immediate, integer, mmx, moves, scattered, state};
 use crate::decode::{Context, operand};
@@ -16,6 +16,8 @@ pub fn lower(instruction: &Instruction, context: &Context) -> Option<Op> {
         mmx::find(code)?
     } else if has_imm8(instruction) {
         scattered::find(code).or_else(|| immediate::find(mnemonic))?
+    } else if matches!(code, Code::Cvtpi2ps_xmm_mmm64 | Code::Cvtpi2pd_xmm_mmm64) {
+        mmx::find(code)?
     } else {
         moves::find(code)
             .or_else(|| scattered::find(code))
