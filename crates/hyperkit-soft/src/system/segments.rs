@@ -82,6 +82,9 @@ impl Cpu {
     pub fn drop_inner_segments(&mut self) {
         for number in [seg::ES, seg::DS, seg::FS, seg::GS] {
             let segment = &mut self.segments[number];
+            if segment.rights & rights::PRESENT == 0 {
+                continue; // null already: FS and GS keep the base that an MSR gave them
+            }
             let conforming = rights::SEGMENT | rights::CODE | rights::CONFORMING;
             let dpl = (segment.rights >> 5 & 3) as u8;
             if segment.rights & conforming != conforming && dpl < self.cpl {
