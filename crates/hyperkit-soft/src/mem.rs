@@ -100,27 +100,43 @@ impl Cpu {
     /// Loads from a linear address, at the current privilege.
     #[inline(always)]
     pub fn load<T: Width>(&mut self, linear: u64) -> Result<T, Trap> {
-        let entry = self.tlb_entry(linear);
-        let within = linear.wrapping_sub(entry.read);
-        if within <= 4096 - T::BYTES {
-            // SAFETY: the tag matched, so `host` is the page of RAM that the filler found there, and
-            // `within + BYTES` does not pass its end. RAM outlives the TLB (`self.ram`).
-            return Ok(unsafe { entry.host.add(within as usize).cast::<T>().read_unaligned() });
+        match self.load_fast(linear) {
+            Some(value) => Ok(value),
+            None => self.load_slow(linear),
         }
-        self.load_slow(linear)
     }
 
     /// Stores to a linear address, at the current privilege.
     #[inline(always)]
     pub fn store<T: Width>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
+        if self.store_fast(linear, value) { Ok(()) } else { self.store_slow(linear, value) }
+    }
+
+    /// [`Cpu::load`] if the TLB has the page; `None` says nothing about whether it faults.
+    ///
+    /// A handler that does only this, and leaves all else to a handler of its own that it calls last, needs no
+    /// stack frame.
+    #[inline(always)]
+    pub fn load_fast<T: Width>(&self, linear: u64) -> Option<T> {
+        let entry = self.tlb_entry(linear);
+        let within = linear.wrapping_sub(entry.read);
+        // SAFETY: the tag matched, so `host` is the page of RAM that the filler found there, and
+        // `within + BYTES` does not pass its end. RAM outlives the TLB (`self.ram`).
+        (within <= 4096 - T::BYTES)
+            .then(|| unsafe { entry.host.add(within as usize).cast::<T>().read_unaligned() })
+    }
+
+    /// [`Cpu::store`] if the TLB has the page for writing; otherwise false, and nothing is done.
+    #[inline(always)]
+    pub fn store_fast<T: Width>(&mut self, linear: u64, value: T) -> bool {
         let entry = self.tlb_entry(linear);
         let within = linear.wrapping_sub(entry.write);
-        if within <= 4096 - T::BYTES {
-            // SAFETY: as in `load`; the write tag is only set where the guest may write.
+        let hit = within <= 4096 - T::BYTES;
+        if hit {
+            // SAFETY: as in `load_fast`; the write tag is only set where the guest may write.
             unsafe { entry.host.add(within as usize).cast::<T>().write_unaligned(value) };
-            return Ok(());
         }
-        self.store_slow(linear, value)
+        hit
     }
 
     /// The host address of `len` bytes of RAM inside one page that may be written, if the TLB has it. For atomic

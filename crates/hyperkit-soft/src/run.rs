@@ -119,7 +119,12 @@ fn burst(cpu: &mut Cpu) -> Outcome {
             return Outcome::Look;
         }
         let linear = cpu.rip_linear();
-        block = match current.linked(linear, cpu.blocks.context) {
+        let known = if current.varies {
+            cpu.blocks.find_jump(linear)
+        } else {
+            current.linked(linear, cpu.blocks.context)
+        };
+        block = match known {
             Some(next) => next,
             None => match follow(cpu, current, linear) {
                 Ok(next) => next,

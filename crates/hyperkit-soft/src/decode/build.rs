@@ -165,7 +165,7 @@ fn decode_run(bytes: &[u8], context: &Context, ops_max: usize) -> Run {
         let op = known.unwrap_or_else(|| lower_system(&instruction, context));
         run.bytes = decoder.position();
         let fused = match (before, run.ops.last_mut()) {
-            (Some(before), Some(last)) => fuse(last, &before, &op, &instruction),
+            (Some(before), Some(last)) if ops_max > 1 => fuse(last, &before, &op, &instruction, context),
             _ => false,
         };
         if !fused {

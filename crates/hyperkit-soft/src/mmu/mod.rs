@@ -40,6 +40,7 @@ struct Target {
 impl Cpu {
     /// The rest of [`Cpu::load`]: fills the TLB, crosses pages, reaches devices.
     #[cold]
+    #[inline(never)]
     pub fn load_slow<T: Width>(&mut self, linear: u64) -> Result<T, Trap> {
         let mut bytes = [0; 16];
         let bytes = &mut bytes[..T::BYTES as usize];
@@ -49,6 +50,7 @@ impl Cpu {
 
     /// The rest of [`Cpu::store`]: fills the TLB, crosses pages, reaches devices, drops decoded blocks.
     #[cold]
+    #[inline(never)]
     pub fn store_slow<T: Width>(&mut self, linear: u64, value: T) -> Result<(), Trap> {
         let mut bytes = [0; 16];
         let bytes = &mut bytes[..T::BYTES as usize];

@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::width::{Addr, Done, Int, NEXT, by_addr, by_width, modify, modify_locked};
+use super::width::{Addr, Done, Int, NEXT, by_addr, by_width, modify, modify_fast, modify_locked};
 use crate::cpu::Cpu;
 use crate::decode::{Context, operand};
 use crate::flags::Flags;
@@ -98,14 +98,37 @@ fn ri<A: Alu, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     NEXT
 }
 
-fn rm<A: Alu, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let b = cpu.load::<T>(M::linear(cpu, op))?;
+#[inline(always)]
+fn to_register<A: Alu, T: Int>(cpu: &mut Cpu, op: &Op, b: T) -> Done {
     let a = T::get(cpu, op.dst);
     let result = A::eval(&mut cpu.flags, a, b);
     if A::WRITES {
         T::set(cpu, op.dst, result);
     }
     NEXT
+}
+
+fn rm<A: Alu, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let Some(b) = cpu.load_fast::<T>(M::linear(cpu, op)) else { return rm_slow::<A, M, T>(cpu, op) };
+    to_register::<A, T>(cpu, op, b)
+}
+
+#[cold]
+#[inline(never)]
+fn rm_slow<A: Alu, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let b = cpu.load_slow::<T>(M::linear(cpu, op))?;
+    to_register::<A, T>(cpu, op, b)
+}
+
+/// The operation on memory if the TLB has the page, otherwise nothing.
+#[inline(always)]
+fn to_memory_fast<A: Alu, T: Int>(cpu: &mut Cpu, linear: u64, b: T) -> bool {
+    if A::WRITES {
+        return modify_fast::<T>(cpu, linear, |cpu, a| A::eval(&mut cpu.flags, a, b));
+    }
+    let Some(a) = cpu.load_fast::<T>(linear) else { return false };
+    A::eval(&mut cpu.flags, a, b);
+    true
 }
 
 #[inline(always)]
@@ -120,10 +143,24 @@ fn to_memory<A: Alu, T: Int>(cpu: &mut Cpu, linear: u64, b: T) -> Done {
 }
 
 fn mr<A: Alu, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let done = to_memory_fast::<A, T>(cpu, M::linear(cpu, op), T::get(cpu, op.src));
+    if done { NEXT } else { mr_slow::<A, M, T>(cpu, op) }
+}
+
+#[cold]
+#[inline(never)]
+fn mr_slow<A: Alu, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     to_memory::<A, T>(cpu, M::linear(cpu, op), T::get(cpu, op.src))
 }
 
 fn mi<A: Alu, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let done = to_memory_fast::<A, T>(cpu, M::linear(cpu, op), T::cut(op.imm));
+    if done { NEXT } else { mi_slow::<A, M, T>(cpu, op) }
+}
+
+#[cold]
+#[inline(never)]
+fn mi_slow<A: Alu, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     to_memory::<A, T>(cpu, M::linear(cpu, op), T::cut(op.imm))
 }
 
@@ -146,6 +183,13 @@ fn unary_r<U: Unary, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn unary_m<U: Unary, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let done = modify_fast::<T>(cpu, M::linear(cpu, op), |cpu, a| U::eval(&mut cpu.flags, a));
+    if done { NEXT } else { unary_m_slow::<U, M, T>(cpu, op) }
+}
+
+#[cold]
+#[inline(never)]
+fn unary_m_slow<U: Unary, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     modify::<T>(cpu, M::linear(cpu, op), |cpu, a| U::eval(&mut cpu.flags, a))?;
     NEXT
 }

@@ -5,7 +5,7 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::cond::{by_cond, encoding, holds};
-use super::stack::push_64;
+use super::stack::push_64_fast;
 use super::width::{Done, Int, LEAVE, by_width};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::build::is_canonical;
@@ -65,7 +65,13 @@ fn jmp_legacy(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn call(cpu: &mut Cpu, op: &Op) -> Done {
-    push_64(cpu, cpu.next_rip(op))?;
+    if push_64_fast(cpu, cpu.next_rip(op)) { take(cpu, op) } else { call_slow(cpu, op) }
+}
+
+#[cold]
+#[inline(never)]
+fn call_slow(cpu: &mut Cpu, op: &Op) -> Done {
+    cpu.push(cpu.next_rip(op))?;
     take(cpu, op)
 }
 
@@ -113,10 +119,19 @@ fn ret<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn ret_64(cpu: &mut Cpu, op: &Op) -> Done {
-    let target = cpu.load::<u64>(cpu.regs[4])?;
-    go(cpu, target)?;
+    let Some(target) = cpu.load_fast::<u64>(cpu.regs[4]) else { return ret_slow(cpu, op) };
+    if !is_canonical(target) {
+        return ret_slow(cpu, op);
+    }
+    cpu.rip = target;
     cpu.regs[4] = cpu.regs[4].wrapping_add(8).wrapping_add(op.imm);
     LEAVE
+}
+
+#[cold]
+#[inline(never)]
+fn ret_slow(cpu: &mut Cpu, op: &Op) -> Done {
+    ret::<u64>(cpu, op)
 }
 
 /// LOOP and its kin, with the counter of width `T`; `dst` 0: LOOPNE, 1: LOOPE, 2: LOOP, 3: JrCXZ.

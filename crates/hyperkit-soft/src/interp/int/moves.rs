@@ -20,18 +20,30 @@ fn mov_ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn mov_rm<M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.load::<T>(M::linear(cpu, op))?;
+    let Some(value) = cpu.load_fast::<T>(M::linear(cpu, op)) else { return zx_m_slow::<T, M, T>(cpu, op) };
     T::set(cpu, op.dst, value);
     NEXT
 }
 
 fn mov_mr<M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.store(M::linear(cpu, op), T::get(cpu, op.src))?;
+    if cpu.store_fast(M::linear(cpu, op), T::get(cpu, op.src)) { NEXT } else { mov_mr_slow::<M, T>(cpu, op) }
+}
+
+#[cold]
+#[inline(never)]
+fn mov_mr_slow<M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    cpu.store_slow(M::linear(cpu, op), T::get(cpu, op.src))?;
     NEXT
 }
 
 fn mov_mi<M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.store(M::linear(cpu, op), T::cut(op.imm))?;
+    if cpu.store_fast(M::linear(cpu, op), T::cut(op.imm)) { NEXT } else { mov_mi_slow::<M, T>(cpu, op) }
+}
+
+#[cold]
+#[inline(never)]
+fn mov_mi_slow<M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    cpu.store_slow(M::linear(cpu, op), T::cut(op.imm))?;
     NEXT
 }
 
@@ -73,7 +85,15 @@ fn zx_r<S: Int, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn zx_m<S: Int, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.load::<S>(M::linear(cpu, op))?;
+    let Some(value) = cpu.load_fast::<S>(M::linear(cpu, op)) else { return zx_m_slow::<S, M, T>(cpu, op) };
+    T::set(cpu, op.dst, T::cut(value.zx()));
+    NEXT
+}
+
+#[cold]
+#[inline(never)]
+fn zx_m_slow<S: Int, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let value = cpu.load_slow::<S>(M::linear(cpu, op))?;
     T::set(cpu, op.dst, T::cut(value.zx()));
     NEXT
 }
@@ -84,7 +104,15 @@ fn sx_r<S: Int, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn sx_m<S: Int, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.load::<S>(M::linear(cpu, op))?;
+    let Some(value) = cpu.load_fast::<S>(M::linear(cpu, op)) else { return sx_m_slow::<S, M, T>(cpu, op) };
+    T::set(cpu, op.dst, T::cut(value.sx()));
+    NEXT
+}
+
+#[cold]
+#[inline(never)]
+fn sx_m_slow<S: Int, M: Addr, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let value = cpu.load_slow::<S>(M::linear(cpu, op))?;
     T::set(cpu, op.dst, T::cut(value.sx()));
     NEXT
 }

@@ -64,25 +64,38 @@ impl Cpu {
     }
 }
 
-/// Pushes in 64-bit mode.
+/// Pushes in 64-bit mode if the TLB has the page of the stack; otherwise false, and nothing is done.
 #[inline(always)]
-pub fn push_64(cpu: &mut Cpu, value: u64) -> Result<(), Trap> {
+pub fn push_64_fast(cpu: &mut Cpu, value: u64) -> bool {
     let pointer = cpu.regs[4].wrapping_sub(8);
-    cpu.store(pointer, value)?;
-    cpu.regs[4] = pointer;
-    Ok(())
+    let done = cpu.store_fast(pointer, value);
+    if done {
+        cpu.regs[4] = pointer;
+    }
+    done
 }
 
 fn push_r64(cpu: &mut Cpu, op: &Op) -> Done {
-    push_64(cpu, cpu.reg(op.src))?;
-    NEXT
+    if push_64_fast(cpu, cpu.reg(op.src)) { NEXT } else { push_r_slow(cpu, op) }
+}
+
+#[cold]
+#[inline(never)]
+fn push_r_slow(cpu: &mut Cpu, op: &Op) -> Done {
+    push_r::<u64>(cpu, op)
 }
 
 fn pop_r64(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.load::<u64>(cpu.regs[4])?;
+    let Some(value) = cpu.load_fast::<u64>(cpu.regs[4]) else { return pop_r_slow(cpu, op) };
     cpu.regs[4] = cpu.regs[4].wrapping_add(8);
     cpu.set_reg(op.dst, value);
     NEXT
+}
+
+#[cold]
+#[inline(never)]
+fn pop_r_slow(cpu: &mut Cpu, op: &Op) -> Done {
+    pop_r::<u64>(cpu, op)
 }
 
 fn push_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {

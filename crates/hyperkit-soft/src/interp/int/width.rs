@@ -251,16 +251,24 @@ pub(crate) use {by_addr, by_width};
 /// Replaces a value in memory by what `change` makes of it. When it faults, memory and flags are as before, and
 /// the fault is that of a write (SDM vol. 3A §4.7: the access of a read-modify-write is a write).
 #[inline(always)]
-pub fn modify<T: Int>(cpu: &mut Cpu, linear: u64, change: impl FnOnce(&mut Cpu, T) -> T) -> Result<(), Trap> {
-    if let Some(host) = cpu.writable(linear, T::BYTES) {
-        // SAFETY: `writable` gave `BYTES` bytes of RAM.
-        let old = unsafe { host.cast::<T>().read_unaligned() };
-        let new = change(cpu, old);
-        // SAFETY: as above; `change` computes on registers only.
-        unsafe { host.cast::<T>().write_unaligned(new) };
-        return Ok(());
-    }
-    modify_slow(cpu, linear, change)
+pub fn modify<T: Int>(
+    cpu: &mut Cpu,
+    linear: u64,
+    mut change: impl FnMut(&mut Cpu, T) -> T,
+) -> Result<(), Trap> {
+    if modify_fast(cpu, linear, &mut change) { Ok(()) } else { modify_slow(cpu, linear, change) }
+}
+
+/// [`modify`] if the TLB has the page for writing; otherwise false, and nothing is done.
+#[inline(always)]
+pub fn modify_fast<T: Int>(cpu: &mut Cpu, linear: u64, change: impl FnOnce(&mut Cpu, T) -> T) -> bool {
+    let Some(host) = cpu.writable(linear, T::BYTES) else { return false };
+    // SAFETY: `writable` gave `BYTES` bytes of RAM.
+    let old = unsafe { host.cast::<T>().read_unaligned() };
+    let new = change(cpu, old);
+    // SAFETY: as above; `change` computes on registers only.
+    unsafe { host.cast::<T>().write_unaligned(new) };
+    true
 }
 
 #[cold]
