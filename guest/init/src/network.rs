@@ -115,4 +115,47 @@ mod tests {
         );
         assert_eq!(hosts_entries("", None), "");
     }
+
+    /// The rest of the next test, inside a network namespace of its own.
+    #[test]
+    #[ignore = "run by the next test"]
+    fn child_configures() {
+        if std::env::var_os("TEST_IN_NAMESPACE").is_none() {
+            return;
+        }
+        up_loopback().unwrap();
+        apply("eth0", &Network { mtu: 1400, ..network() }).unwrap();
+        assert!(apply("eth7", &network()).is_err());
+        for words in [&["-o", "address"][..], &["route"]] {
+            let output = std::process::Command::new("ip").args(words).output().unwrap();
+            println!("{}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_address_route_and_mtu() {
+        let script = "ip link add eth0 type veth peer name peer && ip link set peer up && exec \"$0\" \"$@\"";
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-Urn", "sh", "-c", script]).arg(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "network::tests::child_configures", "--ignored", "--nocapture"])
+            .env("TEST_IN_NAMESPACE", "1");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !text.contains("running 1 test") {
+            eprintln!(
+                "SKIP: this host has no network namespaces: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            return;
+        }
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        for part in [
+            "inet 127.0.0.1/8",
+            "inet 192.168.127.2/24 brd 192.168.127.255",
+            "default via 192.168.127.1 dev eth0",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
 }
