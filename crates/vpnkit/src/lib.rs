@@ -1,1 +1,32 @@
-//! Runs the stack against links and host sockets.
+//! A user-space network: the frames of a guest become ordinary sockets of this process, and back.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use vpnkit::{Config, Engine, Forward, MemoryLink};
+//!
+//! let link = Arc::new(MemoryLink::new());
+//! let engine = Engine::start(Config::default(), link.clone())?;
+//! let at = engine.forward(Forward::tcp("127.0.0.1:8080".parse()?, "192.168.65.3:80".parse()?))?;
+//! # let _ = at;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The protocols are in `vpnkit-stack`; this crate has one thread, sockets, and links to guests.
+#![deny(unsafe_code)]
+
+mod config;
+mod engine;
+mod host;
+mod link;
+mod waker;
+
+pub use config::{Config, Forward, ForwardError, Protocol, Resolvers, StartError};
+pub use engine::Engine;
+pub use link::{Link, MemoryLink, TapLink};
+pub use vpnkit_stack::{
+    Config as Network, ConfigError, Counters, Flows, Gso, Limits, Offload, PartialChecksum, TcpSnapshot,
+    UdpSnapshot, VIRTIO_HEADER_BYTES,
+};
+pub use waker::Waker;

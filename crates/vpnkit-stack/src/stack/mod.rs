@@ -126,6 +126,11 @@ impl Stack {
         &self.config
     }
 
+    /// Says whether frames to the guest may leave work to it: its driver may be another after a reboot.
+    pub fn set_offload(&mut self, offload: bool) {
+        self.config.offload = offload;
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters

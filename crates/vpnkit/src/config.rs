@@ -1,0 +1,138 @@
+//! What an engine is started with, and what can go wrong.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use vpnkit_stack::ConfigError;
+
+/// A network and its ties to the host.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Addresses, names and limits.
+    pub network: vpnkit_stack::Config,
+    /// Who answers DNS queries for names that are not the network's own.
+    pub dns: Resolvers,
+    /// A `hosts(5)` file whose names are answered too, followed as it changes.
+    pub hosts: Option<PathBuf>,
+    /// Ports of the host that lead to the guest from the start.
+    pub forwards: Vec<Forward>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: vpnkit_stack::Config::default(),
+            dns: Resolvers::default(),
+            hosts: Some(PathBuf::from("/etc/hosts")),
+            forwards: Vec::new(),
+        }
+    }
+}
+
+/// Name servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolvers {
+    /// Those of a `resolv.conf(5)`, followed as it changes.
+    File(PathBuf),
+    /// These, in this order.
+    Fixed(Vec<SocketAddr>),
+}
+
+impl Default for Resolvers {
+    fn default() -> Self {
+        Resolvers::File(PathBuf::from("/etc/resolv.conf"))
+    }
+}
+
+/// Protocol of a forwarded port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+/// A port of the host that leads to a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Forward {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Where the host listens; port 0 lets it choose.
+    pub bind: SocketAddr,
+    /// Where it leads.
+    pub guest: SocketAddrV4,
+}
+
+impl Forward {
+    /// A TCP port.
+    pub fn tcp(bind: SocketAddr, guest: SocketAddrV4) -> Self {
+        Self { protocol: Protocol::Tcp, bind, guest }
+    }
+
+    /// A UDP port.
+    pub fn udp(bind: SocketAddr, guest: SocketAddrV4) -> Self {
+        Self { protocol: Protocol::Udp, bind, guest }
+    }
+}
+
+/// Why an engine did not start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum StartError {
+    #[error("the network is impossible")]
+    Config(#[from] ConfigError),
+    #[error("{what} failed")]
+    Os { what: &'static str, source: io::Error },
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+}
+
+impl StartError {
+    pub(crate) fn os(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+        move |source| StartError::Os { what, source }
+    }
+}
+
+/// Why a port is not forwarded.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum ForwardError {
+    #[error("{protocol} {bind} is already in use on the host")]
+    InUse { protocol: Protocol, bind: SocketAddr },
+    #[error("{protocol} {bind} needs a privilege that this process does not have")]
+    Denied { protocol: Protocol, bind: SocketAddr },
+    #[error("{0} is not an address of the host", bind.ip())]
+    NotLocal { bind: SocketAddr },
+    #[error("{guest} is not an address that a guest of {network} can have")]
+    NotGuest { guest: SocketAddrV4, network: String },
+    #[error("{protocol} {bind} cannot be bound")]
+    Os { protocol: Protocol, bind: SocketAddr, source: io::Error },
+    #[error("{protocol} {bind} is not forwarded")]
+    Unknown { protocol: Protocol, bind: SocketAddr },
+    #[error("the network has stopped")]
+    Stopped,
+}
+
+impl ForwardError {
+    /// Says what a failed bind of `forward` means.
+    pub(crate) fn of_bind(forward: &Forward, source: io::Error) -> Self {
+        let (protocol, bind) = (forward.protocol, forward.bind);
+        match source.kind() {
+            io::ErrorKind::AddrInUse => ForwardError::InUse { protocol, bind },
+            io::ErrorKind::PermissionDenied => ForwardError::Denied { protocol, bind },
+            io::ErrorKind::AddrNotAvailable => ForwardError::NotLocal { bind },
+            _ => ForwardError::Os { protocol, bind, source },
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The handle by which other threads start, question and stop an engine.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use vpnkit_stack::{Counters, Flows};
+
+use crate::config::{Config, Forward, ForwardError, StartError};
+use crate::host::{Bound, Command, Host};
+use crate::link::Link;
+use crate::waker::Waker;
+
+/// A running network. Dropping it stops it: every connection is closed.
+#[derive(Debug)]
+pub struct Engine {
+    commands: mpsc::Sender<Command>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+    network: vpnkit_stack::Config,
+}
+
+impl Engine {
+    /// Starts a network with one guest behind `link`. The ports of `config.forwards` are bound when it returns.
+    ///
+    /// # Errors
+    /// When the configuration is impossible, a port cannot be bound, or the system has no thread or descriptor left.
+    pub fn start(config: Config, link: Arc<dyn Link>) -> Result<Self, StartError> {
+        let waker = Waker::new().map_err(StartError::os("eventfd"))?;
+        let (commands, receiver) = mpsc::channel();
+        let network = config.network.clone();
+        let host = Host::new(&config, link, waker.clone(), receiver)?;
+        let thread = std::thread::Builder::new()
+            .name("vpnkit".into())
+            .spawn(move || host.run())
+            .map_err(StartError::os("starting a thread"))?;
+        let engine = Self { commands, waker, thread: Some(thread), network };
+        for forward in &config.forwards {
+            engine.forward(*forward)?;
+        }
+        Ok(engine)
+    }
+
+    /// Forwards a port of the host to a guest and returns where the host listens, with the port that it chose if
+    /// `forward.bind` has port 0. Bound when it returns.
+    ///
+    /// # Errors
+    /// When the address is in use, not the host's, or not allowed to this process; when the guest's is no guest's.
+    pub fn forward(&self, forward: Forward) -> Result<SocketAddr, ForwardError> {
+        let guest = *forward.guest.ip();
+        let ours = [self.network.gateway, self.network.host];
+        if !self.network.contains(guest) || ours.contains(&guest) || forward.guest.port() == 0 {
+            let network = format!("{}/{}", self.network.network(), self.network.prefix);
+            return Err(ForwardError::NotGuest { guest: forward.guest, network });
+        }
+        let bound = Bound::new(forward)?;
+        let local = bound.local();
+        self.ask(|reply| Command::Forward(bound, reply)).ok_or(ForwardError::Stopped)??;
+        Ok(local)
+    }
+
+    /// Ends a forward, named by its protocol and the address that [`Engine::forward`] returned. Connections that were
+    /// made go on.
+    ///
+    /// # Errors
+    /// When there is no such forward.
+    pub fn unforward(&self, forward: Forward) -> Result<(), ForwardError> {
+        self.ask(|reply| Command::Unforward(forward, reply)).ok_or(ForwardError::Stopped)?
+    }
+
+    /// Returns the flows of this moment; none when it has stopped.
+    pub fn flows(&self) -> Flows {
+        self.ask(Command::Flows).unwrap_or_default()
+    }
+
+    /// Returns what happened so far.
+    pub fn counters(&self) -> Counters {
+        self.ask(Command::Counters).unwrap_or_default()
+    }
+
+    /// Stops the network and waits until its thread is gone.
+    pub fn stop(mut self) {
+        self.finish();
+    }
+
+    /// Asks the engine's thread; `None` when it is gone.
+    fn ask<T>(&self, command: impl FnOnce(mpsc::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = mpsc::channel();
+        self.commands.send(command(reply)).ok()?;
+        self.waker.wake();
+        answer.recv().ok()
+    }
+
+    fn finish(&mut self) {
+        // It fails when the thread is gone, and that is what is wanted.
+        let _ = self.commands.send(Command::Stop);
+        self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed; there is nothing to add to it here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

@@ -1,0 +1,243 @@
+//! The engine's thread: waits for sockets, the link and time, tells the stack, and does what it asks.
+
+mod dns;
+mod forward;
+mod ping;
+mod poller;
+pub(crate) mod sys;
+mod tcp;
+mod udp;
+
+use std::io::IoSlice;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use rustix::event::epoll::EventFlags;
+use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Instant, Offload, Stack};
+
+use crate::config::{Config, Forward, ForwardError, StartError};
+use crate::link::Link;
+use crate::waker::Waker;
+use poller::{Owner, Poller};
+
+pub(crate) use forward::Bound;
+
+/// Bytes of the largest datagram.
+const DATAGRAM_BYTES_MAX: usize = 65536;
+
+/// What other threads ask of the engine.
+pub(crate) enum Command {
+    Forward(Bound, mpsc::Sender<Result<(), ForwardError>>),
+    Unforward(Forward, mpsc::Sender<Result<(), ForwardError>>),
+    Flows(mpsc::Sender<Flows>),
+    Counters(mpsc::Sender<Counters>),
+    Stop,
+}
+
+/// Everything that the thread owns.
+pub(crate) struct Host {
+    stack: Stack,
+    link: Arc<dyn Link>,
+    waker: Waker,
+    commands: mpsc::Receiver<Command>,
+    poller: Poller,
+    started: std::time::Instant,
+    tcp: tcp::Connections,
+    udp: udp::Sockets,
+    pings: ping::Sockets,
+    forwards: forward::Ports,
+    dns: dns::Forwarder,
+    scratch: Vec<u8>,
+    stopping: bool,
+}
+
+struct ToLink<'a>(&'a dyn Link);
+
+impl FrameSink for ToLink<'_> {
+    fn send(&mut self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
+        self.0.send(offload, parts)
+    }
+}
+
+impl Host {
+    pub fn new(
+        config: &Config,
+        link: Arc<dyn Link>,
+        waker: Waker,
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<Self, StartError> {
+        let mut seeds = [0u8; 16];
+        rustix::rand::getrandom(&mut seeds, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| StartError::Os { what: "getrandom", source: error.into() })?;
+        let [first, second] = [0, 8].map(|at| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&seeds[at..at + 8]);
+            u64::from_ne_bytes(word)
+        });
+        let stack = Stack::new(config.network.clone(), first)?;
+        let mut poller = Poller::new().map_err(StartError::os("epoll_create"))?;
+        poller.add(waker.fd(), Owner::Waker, EventFlags::IN).map_err(StartError::os("epoll_ctl"))?;
+        if let Some(fd) = link.fd() {
+            let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+            poller.add(fd, Owner::Link, events).map_err(StartError::os("epoll_ctl"))?;
+        }
+        Ok(Self {
+            stack,
+            link,
+            waker,
+            commands,
+            poller,
+            started: std::time::Instant::now(),
+            tcp: tcp::Connections::default(),
+            udp: udp::Sockets::default(),
+            pings: ping::Sockets::default(),
+            forwards: forward::Ports::default(),
+            dns: dns::Forwarder::new(config.dns.clone(), config.hosts.clone(), second),
+            scratch: vec![0; DATAGRAM_BYTES_MAX],
+            stopping: false,
+        })
+    }
+
+    /// Runs until told to stop.
+    pub fn run(mut self) {
+        self.link.attach(self.waker.clone());
+        loop {
+            self.dns_refresh();
+            let more = self.receive();
+            self.take_commands();
+            if self.stopping {
+                return;
+            }
+            let now = self.now();
+            self.stack.on_time(now);
+            self.expire(now);
+            self.settle();
+            if let Some(offload) = self.link.offload() {
+                self.stack.set_offload(offload);
+            }
+            self.stack.transmit(now, &mut ToLink(&*self.link));
+            if cfg!(debug_assertions) {
+                self.check();
+            }
+            self.wait(more);
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Takes a burst of frames from the link; returns whether there are more.
+    fn receive(&mut self) -> bool {
+        let now = self.now();
+        let stack = &mut self.stack;
+        self.link.receive(&mut |offload, frame| stack.on_frame(now, offload, frame))
+    }
+
+    /// Does what the stack asks until it asks no more.
+    fn settle(&mut self) {
+        while let Some(effect) = self.stack.pop_effect() {
+            self.obey(effect);
+        }
+    }
+
+    fn obey(&mut self, effect: Effect) {
+        match effect {
+            Effect::TcpConnect { flow, to } => self.tcp_connect(flow, to),
+            Effect::TcpReceived(flow) => self.tcp_write(flow),
+            Effect::TcpRoom(flow) => self.tcp_read(flow),
+            Effect::TcpShutdown(flow) => self.tcp_shutdown(flow),
+            Effect::TcpClosed { flow, reset } => self.tcp_close(flow, reset),
+            Effect::UdpSend { flow, to, ttl, payload } => self.udp_send(flow, to, ttl, payload),
+            Effect::UdpReply { forward, to, payload } => self.forward_reply(forward, to, payload),
+            Effect::UdpClosed(flow) => self.udp_close(flow),
+            Effect::PingSend { flow, to, ttl, sequence, payload } => {
+                self.ping_send(flow, to, (ttl, sequence), &payload);
+                self.stack.recycle(payload);
+            }
+            Effect::PingClosed(flow) => self.ping_close(flow),
+            Effect::DnsQuery { query, tcp, message } => self.dns_query(query, tcp, message),
+        }
+    }
+
+    /// Waits for something to happen, if there is nothing to do, and takes note of it.
+    fn wait(&mut self, more: bool) {
+        let idle = !more && self.waker.may_sleep();
+        let timeout = if idle { self.timeout() } else { Some(Duration::ZERO) };
+        let waited = self.poller.wait(timeout);
+        self.waker.awake();
+        let Ok(count) = waited else {
+            // Without epoll there is nothing left to be done; every flow is reset when the sockets are closed.
+            self.stopping = true;
+            return;
+        };
+        for index in 0..count {
+            if let Some((owner, events)) = self.poller.event(index) {
+                self.on_event(owner, events);
+                // Effects come before the next event: that one may concern what they close.
+                self.settle();
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let deadlines = [self.stack.deadline(), self.dns.deadline(), self.forwards.deadline()];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(next.since(self.now()) + Duration::from_micros(1))
+    }
+
+    fn on_event(&mut self, owner: Owner, events: EventFlags) {
+        match owner {
+            Owner::Waker => self.waker.clear(),
+            Owner::Link => {}
+            Owner::Tcp(flow) => self.tcp_event(flow, events),
+            Owner::Udp(flow) => self.udp_event(flow, events),
+            Owner::Ping(flow) => self.ping_event(flow, events),
+            Owner::Forward(number) => self.forward_event(number),
+            Owner::Dns(slot) => self.dns_event(slot, events),
+        }
+    }
+
+    /// Acts on the deadlines of this thread's own parts.
+    fn expire(&mut self, now: Instant) {
+        self.dns_expire(now);
+        self.forwards_resume(now);
+    }
+
+    fn take_commands(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Forward(bound, reply)) => {
+                    // The caller may have stopped waiting.
+                    let _ = reply.send(self.forward_add(bound));
+                }
+                Ok(Command::Unforward(forward, reply)) => {
+                    let _ = reply.send(self.forward_remove(&forward));
+                }
+                Ok(Command::Flows(reply)) => {
+                    let _ = reply.send(self.stack.flows());
+                }
+                Ok(Command::Counters(reply)) => {
+                    let _ = reply.send(self.stack.counters());
+                }
+                Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    return;
+                }
+                Err(mpsc::TryRecvError::Empty) => return,
+            }
+        }
+    }
+
+    /// Panics unless all invariants hold: every descriptor has one owner, and every owner its descriptor.
+    fn check(&self) {
+        self.stack.check();
+        let own = 1 + usize::from(self.link.fd().is_some());
+        let parts = [self.tcp.len(), self.udp.len(), self.pings.len(), self.forwards.len(), self.dns.len()];
+        assert_eq!(
+            self.poller.len(),
+            own + parts.iter().sum::<usize>(),
+            "descriptors and their owners: {parts:?}"
+        );
+    }
+}

@@ -1,0 +1,237 @@
+//! TCP sockets of the host. Events are edge-triggered: what a socket can do is remembered until it says otherwise.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
+use vpnkit_stack::{ConnectError, TcpId};
+
+use super::Host;
+use super::poller::{Owner, Token};
+
+/// Bytes asked for in the first read of a connection; it grows with what comes.
+const READ_BYTES_MIN: usize = 4096;
+const READ_BYTES_MAX: usize = 128 * 1024;
+
+/// A socket.
+#[derive(Debug)]
+struct Connection {
+    flow: TcpId,
+    fd: OwnedFd,
+    token: Token,
+    connecting: bool,
+    readable: bool,
+    writable: bool,
+    /// The peer has sent its FIN, which reading has not reached.
+    hung_up: bool,
+    finished: bool,
+    read_bytes: usize,
+}
+
+/// The sockets, by the index of their flows.
+#[derive(Debug, Default)]
+pub struct Connections {
+    slots: Vec<Option<Connection>>,
+    count: usize,
+}
+
+impl Connections {
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    fn get(&mut self, flow: TcpId) -> Option<&mut Connection> {
+        self.slots.get_mut(flow.0.index())?.as_mut().filter(|connection| connection.flow == flow)
+    }
+
+    fn insert(&mut self, connection: Connection) {
+        let index = connection.flow.0.index();
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.slots[index].is_none(), "the flow before it was closed");
+        self.slots[index] = Some(connection);
+        self.count += 1;
+    }
+
+    fn remove(&mut self, flow: TcpId) -> Option<Connection> {
+        self.get(flow)?;
+        self.count -= 1;
+        self.slots.get_mut(flow.0.index())?.take()
+    }
+}
+
+fn events() -> EventFlags {
+    EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
+}
+
+impl Host {
+    pub(super) fn tcp_connect(&mut self, flow: TcpId, to: SocketAddrV4) {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let connected =
+            net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).and_then(|fd| {
+                net::sockopt::set_tcp_nodelay(&fd, true)?;
+                match net::connect(&fd, &to) {
+                    Ok(()) | Err(Errno::INPROGRESS) => Ok(fd),
+                    Err(error) => Err(error),
+                }
+            });
+        match connected {
+            Ok(fd) => self.tcp_add(flow, fd, true),
+            Err(error) => self.stack.tcp_connect_failed(flow, meaning_of(error)),
+        }
+    }
+
+    fn tcp_add(&mut self, flow: TcpId, fd: OwnedFd, connecting: bool) {
+        match self.poller.add(&fd, Owner::Tcp(flow), events()) {
+            Ok(token) => self.tcp.insert(Connection {
+                flow,
+                fd,
+                token,
+                connecting,
+                readable: false,
+                writable: false,
+                hung_up: false,
+                finished: false,
+                read_bytes: READ_BYTES_MIN,
+            }),
+            Err(_) if connecting => self.stack.tcp_connect_failed(flow, ConnectError::Refused),
+            Err(_) => self.stack.tcp_aborted(self.now(), flow),
+        }
+    }
+
+    /// A connection came to a forwarded port.
+    pub(super) fn tcp_accepted(&mut self, fd: OwnedFd, peer: SocketAddr, guest: SocketAddrV4) {
+        // A socket without it works, with delays.
+        let _ = net::sockopt::set_tcp_nodelay(&fd, true);
+        match self.stack.tcp_open(self.now(), peer, guest) {
+            Some(flow) => self.tcp_add(flow, fd, false),
+            None => reset_on_close(&fd),
+        }
+    }
+
+    pub(super) fn tcp_event(&mut self, flow: TcpId, events: EventFlags) {
+        let Some(connection) = self.tcp.get(flow) else { return };
+        let broken = events.intersects(EventFlags::ERR | EventFlags::HUP);
+        connection.readable |= broken || events.intersects(EventFlags::IN | EventFlags::RDHUP);
+        connection.hung_up |= broken || events.intersects(EventFlags::RDHUP);
+        connection.writable |= broken || events.intersects(EventFlags::OUT);
+        if connection.connecting {
+            if !connection.writable {
+                return;
+            }
+            match net::sockopt::socket_error(&connection.fd) {
+                Ok(Ok(())) => connection.connecting = false,
+                Ok(Err(error)) | Err(error) => {
+                    self.tcp_forget(flow);
+                    return self.stack.tcp_connect_failed(flow, meaning_of(error));
+                }
+            }
+            self.stack.tcp_connected(flow);
+        }
+        self.tcp_write(flow);
+        self.tcp_read(flow);
+    }
+
+    /// Reads from the socket to the flow's queue while there is something and room for it.
+    pub(super) fn tcp_read(&mut self, flow: TcpId) {
+        loop {
+            let Some(connection) = self.tcp.get(flow) else { return };
+            if !connection.readable || connection.connecting || connection.finished {
+                return;
+            }
+            let want = self.stack.tcp_room(flow).min(connection.read_bytes);
+            if want == 0 {
+                return;
+            }
+            let (first, second) = self.stack.tcp_buffer(flow, want);
+            let asked = first.len() + second.len();
+            let result =
+                rustix::io::readv(&connection.fd, &mut [IoSliceMut::new(first), IoSliceMut::new(second)]);
+            match result {
+                Ok(0) => {
+                    connection.finished = true;
+                    self.stack.tcp_finished(flow);
+                }
+                Ok(count) => {
+                    self.stack.tcp_filled(flow, count);
+                    let drained = count < asked;
+                    connection.readable = !drained || connection.hung_up;
+                    let next = if drained { connection.read_bytes / 2 } else { connection.read_bytes * 4 };
+                    connection.read_bytes = next.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+                }
+                Err(Errno::AGAIN) => connection.readable = false,
+                Err(Errno::INTR) => {}
+                Err(_) => return self.tcp_break(flow),
+            }
+        }
+    }
+
+    /// Writes what the guest sent to the socket, as much as it takes.
+    pub(super) fn tcp_write(&mut self, flow: TcpId) {
+        loop {
+            let Some(connection) = self.tcp.get(flow) else { return };
+            let (first, second) = self.stack.tcp_received(flow);
+            if first.is_empty() || !connection.writable || connection.connecting {
+                return;
+            }
+            let parts = [IoSlice::new(first), IoSlice::new(second)];
+            let mut control = net::SendAncillaryBuffer::default();
+            match net::sendmsg(&connection.fd, &parts, &mut control, SendFlags::NOSIGNAL) {
+                Ok(count) => {
+                    let now = self.now();
+                    self.stack.tcp_consumed(now, flow, count);
+                }
+                Err(Errno::AGAIN) => connection.writable = false,
+                Err(Errno::INTR) => {}
+                Err(_) => return self.tcp_break(flow),
+            }
+        }
+    }
+
+    /// The connection broke: the guest gets a reset.
+    fn tcp_break(&mut self, flow: TcpId) {
+        self.tcp_forget(flow);
+        self.stack.tcp_aborted(self.now(), flow);
+    }
+
+    pub(super) fn tcp_shutdown(&mut self, flow: TcpId) {
+        if let Some(connection) = self.tcp.get(flow) {
+            // It fails only when the connection is gone, which the next event tells.
+            let _ = net::shutdown(&connection.fd, Shutdown::Write);
+        }
+    }
+
+    pub(super) fn tcp_close(&mut self, flow: TcpId, reset: bool) {
+        if let Some(connection) = self.tcp_forget(flow)
+            && reset
+        {
+            reset_on_close(&connection.fd);
+        }
+    }
+
+    fn tcp_forget(&mut self, flow: TcpId) -> Option<Connection> {
+        let connection = self.tcp.remove(flow)?;
+        self.poller.remove(&connection.fd, connection.token);
+        Some(connection)
+    }
+}
+
+/// Makes closing the socket reset the connection.
+fn reset_on_close(fd: &OwnedFd) {
+    // If it fails, the peer sees an end instead of a reset.
+    let _ = net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+}
+
+fn meaning_of(error: Errno) -> ConnectError {
+    match error {
+        Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT => ConnectError::NetUnreachable,
+        Errno::HOSTUNREACH | Errno::HOSTDOWN | Errno::ADDRNOTAVAIL => ConnectError::HostUnreachable,
+        Errno::ACCESS | Errno::PERM => ConnectError::Prohibited,
+        Errno::TIMEDOUT => ConnectError::TimedOut,
+        _ => ConnectError::Refused,
+    }
+}
