@@ -17,6 +17,8 @@ pub mod segments;
 pub mod stack;
 pub mod state;
 mod syscall;
+#[cfg(test)]
+mod tests;
 pub mod tables;
 pub mod transfer;
 
