@@ -58,7 +58,10 @@ fn main() {
     let config = BootConfig {
         kernel: open(kernel),
         initrd: rest.first().filter(|path| *path != "-").map(|path| open(path)),
-        cmdline: rest.get(1).cloned().unwrap_or_else(|| "console=ttyS0 earlyprintk=ttyS0 panic=-1".to_owned()),
+        cmdline: rest
+            .get(1)
+            .cloned()
+            .unwrap_or_else(|| "console=ttyS0 earlyprintk=ttyS0 panic=-1".to_owned()),
         vcpus: 1,
         virtio_mmio_devices: 0,
     };

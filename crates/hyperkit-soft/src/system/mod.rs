@@ -17,9 +17,9 @@ pub mod segments;
 pub mod stack;
 pub mod state;
 mod syscall;
+pub mod tables;
 #[cfg(test)]
 mod tests;
-pub mod tables;
 pub mod transfer;
 
 pub use lower::lower;
