@@ -88,8 +88,7 @@ impl Cpu {
             let conforming = rights::SEGMENT | rights::CODE | rights::CONFORMING;
             let dpl = (segment.rights >> 5 & 3) as u8;
             if segment.rights & conforming != conforming && dpl < self.cpl {
-                // The base stays: 64-bit code has FS and GS bases behind null selectors.
-                *segment = Segment { base: segment.base, ..null_segment(0) };
+                *segment = null_segment(0);
             }
         }
     }
