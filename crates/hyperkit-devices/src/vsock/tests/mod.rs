@@ -252,9 +252,11 @@ fn restored_guest_is_told_that_its_connections_are_gone() {
     guest.accepted = accepted;
     assert_eq!(guest.driver.call(2, &[], &[8]).bytes, [0; 4]);
     assert_eq!(read_to_end(&host), b"");
+    guest.driver.send(2, &[], &[8]);
     let mut host = guest.connect((NAME.0 + 1, NAME.1));
     host.write_all(b"new").unwrap();
     guest.poll_until("bytes come", |guest| guest.sockets[&(NAME.0 + 1, NAME.1)].received == b"new");
+    assert_eq!(guest.driver.rings[2].take_used(), None, "told once");
 }
 
 #[test]
