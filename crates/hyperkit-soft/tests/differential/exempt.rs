@@ -135,9 +135,12 @@ fn by_mnemonic(mnemonic: Mnemonic) -> Option<&'static str> {
 
 /// What the SDM leaves undefined after an instruction that ended as `after` says.
 pub fn undefined(instruction: &Instruction, before: &State, after: &State) -> Undefined {
-    let mut undefined = Undefined { rflags: rflags(instruction.rflags_undefined()), gpr: 0, mxcsr: 0 };
+    let mut undefined = Undefined { rflags: rflags(instruction.rflags_undefined()), ..Undefined::default() };
     let destination = || 1u16 << instruction.op0_register().full_register().number();
     match instruction.mnemonic() {
+        Mnemonic::Fcomi | Mnemonic::Fcomip | Mnemonic::Fucomi | Mnemonic::Fucomip => {
+            undefined.fsw = 0x200; // C1: the SDM clears it, AMD's processors do not
+        }
         Mnemonic::Bsf | Mnemonic::Bsr if after.rflags & 0x40 != 0 => undefined.gpr = destination(),
         Mnemonic::Shl
         | Mnemonic::Shr

@@ -42,6 +42,8 @@ pub struct Undefined {
     pub gpr: u16,
     /// Bits of MXCSR.
     pub mxcsr: u32,
+    /// Bits of the x87 status word.
+    pub fsw: u16,
 }
 
 impl State {
@@ -60,7 +62,11 @@ impl State {
     /// Whether there is no difference that counts.
     pub fn agrees(&self, ours: &State, undefined: Undefined) -> bool {
         let gpr = (0..16).all(|n| undefined.gpr >> n & 1 != 0 || self.gpr[n] == ours.gpr[n]);
-        let control = self.fx[..5] == ours.fx[..5] && (self.mxcsr() ^ ours.mxcsr()) & !undefined.mxcsr == 0;
+        let fsw = (self.word(2) ^ ours.word(2)) & !undefined.fsw == 0;
+        let control = fsw
+            && self.word(0) == ours.word(0)
+            && self.fx[4] == ours.fx[4]
+            && (self.mxcsr() ^ ours.mxcsr()) & !undefined.mxcsr == 0;
         let st = (0..8).all(|n| self.fx[32 + 16 * n..42 + 16 * n] == ours.fx[32 + 16 * n..42 + 16 * n]);
         let rflags = (self.rflags ^ ours.rflags) & !RF & !undefined.rflags == 0;
         gpr && control
@@ -89,7 +95,8 @@ impl State {
             line(name, format!("{:#018x}", self.gpr[n]), format!("{:#018x}", ours.gpr[n]));
         }
         line("fcw", format!("{:#06x}", self.word(0)), format!("{:#06x}", ours.word(0)));
-        line("fsw", format!("{:#06x}", self.word(2)), format!("{:#06x}", ours.word(2)));
+        let fsw = |state: &State| format!("{:#06x}", state.word(2) & !undefined.fsw);
+        line("fsw", fsw(self), fsw(ours));
         line("ftw", format!("{:#04x}", self.fx[4]), format!("{:#04x}", ours.fx[4]));
         let mxcsr = |state: &State| format!("{:#06x}", state.mxcsr() & !undefined.mxcsr);
         line("mxcsr", mxcsr(self), mxcsr(ours));

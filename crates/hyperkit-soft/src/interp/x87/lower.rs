@@ -1,8 +1,8 @@
 //! From an x87 instruction to its op, and what is around the host's instruction: operands, pointers, faults.
 
-use iced_x86::Instruction;
+use iced_x86::{Code, Instruction};
 
-use super::{control, host};
+use super::{control, host, quick};
 use crate::cpu::Cpu;
 use crate::decode::{Context, operand};
 use crate::interp::sse::offered;
@@ -40,7 +40,8 @@ pub fn lower(instruction: &Instruction, context: &Context) -> Option<Op> {
         };
         (run, hosts[index(instruction)], 0)
     };
-    let mut op = operand::op(run, instruction, context);
+    let mut op = operand::op(quick::find(code).unwrap_or(run), instruction, context);
+    op.dst = if code == Code::Fcompp || code == Code::Fucompp { 1 } else { index(instruction) as u8 };
     op.imm = host as usize as u64;
     op.aux = aux;
     Some(op)
@@ -73,22 +74,23 @@ impl Cpu {
         self.fx.0[8..16].copy_from_slice(&rip.to_le_bytes());
     }
 
-    fn note_operand(&mut self, op: &Op) {
+    pub(super) fn note_operand(&mut self, op: &Op) {
         let offset = self.offset(op);
         self.fx.0[16..24].copy_from_slice(&offset.to_le_bytes());
     }
 }
 
-fn on_registers(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
+pub(super) fn on_registers(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
     cpu.pass_x87()?;
     cpu.run_host(op, &mut [0; 16]);
     Ok(Flow::Next)
 }
 
-fn into_flags(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
+pub(super) fn into_flags(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
     cpu.pass_x87()?;
     let mut found = [0; 16];
     cpu.run_host(op, &mut found);
+    cpu.fx.0[3] &= !2; // C1, which not every host clears
     cpu.flags.set_compared(found[0] != 0, found[1] != 0, found[2] != 0);
     Ok(Flow::Next)
 }
@@ -101,7 +103,7 @@ fn on_flags(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
     Ok(Flow::Next)
 }
 
-fn on_memory(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
+pub(super) fn on_memory(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
     cpu.pass_x87()?;
     let linear = cpu.address(op);
     let mut memory = [0; 16];
@@ -116,7 +118,7 @@ fn on_memory(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
     Ok(Flow::Next)
 }
 
-fn into_memory(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
+pub(super) fn into_memory(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
     cpu.pass_x87()?;
     let linear = cpu.address(op);
     let before = cpu.fx;

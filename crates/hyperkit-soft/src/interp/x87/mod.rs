@@ -14,6 +14,8 @@ mod control;
 mod host;
 #[cfg(target_arch = "x86_64")]
 mod lower;
+#[cfg(target_arch = "x86_64")]
+mod quick;
 
 use iced_x86::Instruction;
 
