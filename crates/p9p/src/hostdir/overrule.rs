@@ -4,12 +4,13 @@
 //! for writing (git makes its objects so, and a Linux client that caches opens them a second time) and removes what is
 //! in a directory of mode 0555; the host refuses both to the user. The user could change the mode, though, so that is
 //! what happens here: the missing bits of the owner are added, the call is repeated, the old mode comes back. No rights
-//! are used that the user does not have; what others own stays refused.
+//! are used that the user does not have; what others own stays refused. A server that is killed in between leaves the
+//! bits that it added.
+
+use std::sync::PoisonError;
 
 use rustix::fs::{AtFlags, Mode, chmodat};
 use rustix::path::DecInt;
-
-use std::sync::PoisonError;
 
 use super::identity::stat;
 use super::node::HostNode;

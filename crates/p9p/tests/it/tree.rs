@@ -148,6 +148,28 @@ fn a_fid_is_renamed_from_wherever_it_is_now() {
 }
 
 #[test]
+fn a_privileged_server_gives_new_files_to_their_makers() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIP: only root may give files away");
+        return;
+    }
+    let mut share = Share::new();
+    fs::set_permissions(&share.path, fs::Permissions::from_mode(0o777)).unwrap();
+    let theirs = share.client.attach(b"", 1234, b"").unwrap();
+    let request = Request::Mkdir { fid: theirs, name: b"d", mode: 0o2750, gid: 4321 };
+    share.client.call(&request, |reply| matches!(reply, Reply::Mkdir { .. }).then_some(())).unwrap();
+    share.client.symlink(theirs, b"l", b"/etc").unwrap();
+    share.client.create(theirs, b"f", OpenFlags::RDWR, 0o4755).unwrap();
+    let owner = |name: &str| {
+        let host = fs::symlink_metadata(share.host(name)).unwrap();
+        (host.uid(), host.gid(), host.mode() & 0o7777)
+    };
+    assert_eq!(owner("f"), (1234, 0, 0o4755));
+    assert_eq!((owner("l").0, owner("l").1), (1234, 0));
+    assert_eq!((owner("d").0, owner("d").1, owner("d").2 & 0o777), (1234, 4321, 0o750));
+}
+
+#[test]
 fn totals_are_those_of_the_host() {
     let mut share = Share::new();
     let totals = share.client.statfs(share.root).unwrap();
