@@ -18,10 +18,11 @@ use crate::fetch::{Client, Proxies, has_checksum, hex};
 use crate::initramfs::{Base, Initramfs};
 use crate::kernel::Kernel;
 use crate::rootfs;
+use crate::userland::applets;
 use crate::{GuestImage, Progress, Request};
 
 /// Raised whenever the same packages would give a different image.
-const BUILDER_VERSION: &str = "3";
+const BUILDER_VERSION: &str = "4";
 /// Raised whenever the same kernel package would be taken apart differently.
 const KERNEL_VERSION: &str = "2";
 
@@ -185,6 +186,9 @@ impl Builder<'_> {
     ) -> Result<(), BuildError> {
         self.progress.stage("building the file system", None);
         let busybox = file_of(&base[0], &["bin/busybox", "usr/bin/busybox"])?;
+        if !applets(&busybox).iter().any(|name| name == "sh") {
+            return Err(malformed("busybox", "it has no shell"));
+        }
         let os_release = file_of(&base[1], &["usr/lib/os-release", "etc/os-release"])?;
         let base = Base { busybox: &busybox, os_release: &os_release };
         let tmp = self.cache.temporary(&record.id);

@@ -72,10 +72,10 @@ pub const SETTINGS: [(&str, &str); 8] = [
 ///
 /// The table is a run of NUL-terminated names in ascending order that begins with `[` and `[[`.
 pub fn applets(busybox: &[u8]) -> Vec<String> {
-    const START: &[u8] = b"\0[\0[[\0";
+    const START: &[u8] = b"[\0[[\0";
     let Some(at) = busybox.windows(START.len()).position(|window| window == START) else { return Vec::new() };
     let mut names: Vec<String> = Vec::new();
-    for name in busybox[at + 1..].split(|&byte| byte == 0) {
+    for name in busybox[at..].split(|&byte| byte == 0) {
         let is_name = (1..32).contains(&name.len())
             && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"[_-.+".contains(byte));
         let Ok(name) = std::str::from_utf8(name) else { break };
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn names_are_read_up_to_the_end_of_the_table() {
-        let binary = b"junk\0[\0[[\0acpid\0ash\0busybox\0init\0zcat\0usage text\0";
+        let binary = b"junk[\0[[\0acpid\0ash\0busybox\0init\0zcat\0usage text\0";
         assert_eq!(applets(binary), ["[", "[[", "acpid", "ash", "zcat"]);
         assert!(applets(b"no table").is_empty());
     }
