@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{BuildError, IoContext, malformed};
+use crate::error::{BuildError, IoContext};
 
 /// What is known about a finished image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,46 +121,40 @@ impl Cache {
         std::fs::rename(&tmp, &path).at("cannot write", &path)
     }
 
-    /// Puts a folder of [`Self::temporary`] in its final place; if somebody was faster, theirs stays.
+    /// Puts a folder of [`Self::temporary`] in its final place, instead of what is there; the lock must be held.
     ///
     /// # Errors
     /// [`BuildError::Io`].
-    pub fn commit_folder(&self, tmp: &Path, folder: &str, name: &str) -> Result<PathBuf, BuildError> {
+    pub fn commit_folder(&self, tmp: &Path, folder: &str, name: &str) -> Result<(), BuildError> {
         let path = self.path(folder, name);
         if path.exists() {
-            std::fs::remove_dir_all(tmp).at("cannot remove", tmp)?;
-        } else {
-            std::fs::rename(tmp, &path).at("cannot write", &path)?;
+            std::fs::remove_dir_all(&path).at("cannot remove", &path)?;
         }
-        Ok(path)
+        std::fs::rename(tmp, &path).at("cannot write", &path)
     }
 
-    /// Record of the image that a request gave last, if all of it is still there. Reads three small files.
-    ///
-    /// # Errors
-    /// [`BuildError::Malformed`] when the record was written by something else.
-    pub fn find_request(&self, request: &str) -> Result<Option<ImageRecord>, BuildError> {
-        let Ok(id) = std::fs::read_to_string(self.path("requests", request)) else { return Ok(None) };
-        let Some(record) = self.find_image(id.trim())? else { return Ok(None) };
+    /// Record of the image that a request gave last, if all of it is still there. Reads two small files.
+    pub fn find_request(&self, request: &str) -> Option<ImageRecord> {
+        let id = std::fs::read_to_string(self.path("requests", request)).ok()?;
+        self.find_whole_image(id.trim())
+    }
+
+    /// Record of an image, if all of its files and its kernel are there.
+    pub fn find_whole_image(&self, id: &str) -> Option<ImageRecord> {
+        let record = self.find_image(id)?;
         let kernel = self.path("kernel", &record.kernel_key).join("vmlinux");
         let image = self.path("images", &record.id);
-        let is_whole = kernel.exists()
-            && image.join("initramfs.cpio").exists()
-            && (!record.has_rootfs || image.join("rootfs.erofs").exists());
-        Ok(is_whole.then_some(record))
+        let has_rootfs = !record.has_rootfs || image.join("rootfs.erofs").exists();
+        (kernel.exists() && image.join("initramfs.cpio").exists() && has_rootfs).then_some(record)
     }
 
-    /// Record of an image by its id.
-    ///
-    /// # Errors
-    /// [`BuildError::Malformed`].
-    pub fn find_image(&self, id: &str) -> Result<Option<ImageRecord>, BuildError> {
+    /// Record of an image by its id. A record that cannot be read counts as none.
+    fn find_image(&self, id: &str) -> Option<ImageRecord> {
         if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(None);
+            return None;
         }
-        let path = self.path("images", id).join("image.json");
-        let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| malformed(path.display().to_string(), error))
+        let bytes = std::fs::read(self.path("images", id).join("image.json")).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     /// All images, the one used last first.
@@ -170,7 +164,7 @@ impl Cache {
     pub fn list(&self) -> Result<Vec<CachedImage>, BuildError> {
         let mut images = Vec::new();
         for id in names(&self.root.join("images"))? {
-            let Ok(Some(record)) = self.find_image(&id) else { continue };
+            let Some(record) = self.find_image(&id) else { continue };
             let folder = self.path("images", &id);
             images.push(CachedImage {
                 id,
@@ -202,7 +196,7 @@ impl Cache {
         let mut kept: HashSet<String> = HashSet::new();
         let (mut kernels, mut archives) = (HashSet::new(), HashSet::new());
         for image in images.iter().take(keep) {
-            if let Some(record) = self.find_image(&image.id)? {
+            if let Some(record) = self.find_image(&image.id) {
                 kept.insert(record.id);
                 kernels.insert(record.kernel_key);
                 archives.extend(record.archives);

@@ -254,15 +254,23 @@ fn reap(pid: Pid, events: &Sender<Event>) {
     }
 }
 
-/// Asks every process to end, then makes it.
+/// Asks every process to end, then makes it. Returns at once when there is none.
 fn terminate_all() {
     let begun = Instant::now();
     let mut signal = libc::SIGTERM;
-    // `kill` fails once there is nobody left.
-    while sys::kill_group(0, signal).is_ok() && begun.elapsed() < 2 * TERMINATION_GRACE {
+    while has_children() && begun.elapsed() < 2 * TERMINATION_GRACE {
+        // It reaches kernel threads too, which take no notice.
+        let _ = sys::kill_group(0, signal);
         if begun.elapsed() > TERMINATION_GRACE {
             signal = libc::SIGKILL;
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Whether any process is left: orphans become children of PID 1, so without children there is none.
+fn has_children() -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::All, options), Err(rustix::io::Errno::CHILD))
 }

@@ -20,6 +20,8 @@ pub struct Checksum {
 #[derive(Debug, Clone, Default)]
 pub struct Release {
     files: HashMap<String, Checksum>,
+    /// apt takes nothing from this suite by itself (backports, experimental).
+    pub is_not_automatic: bool,
     /// `Valid-Until`, as written.
     pub valid_until: Option<String>,
 }
@@ -42,7 +44,9 @@ impl Release {
             let bytes = bytes.parse().map_err(|_| malformed(url, format!("bad size {bytes:?}")))?;
             files.insert((*path).to_owned(), Checksum { bytes, sha256: sha256.to_ascii_lowercase() });
         }
-        Ok(Self { files, valid_until: paragraph.field("Valid-Until").map(str::to_owned) })
+        let is_not_automatic =
+            paragraph.field("NotAutomatic").is_some_and(|value| value.eq_ignore_ascii_case("yes"));
+        Ok(Self { files, is_not_automatic, valid_until: paragraph.field("Valid-Until").map(str::to_owned) })
     }
 
     /// Checksum of a file below the suite, if the suite has it.

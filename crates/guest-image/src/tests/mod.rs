@@ -135,6 +135,36 @@ fn the_newest_kernel_of_all_suites_is_taken() {
 }
 
 #[test]
+fn backports_are_not_taken_unless_they_are_all_there_is() {
+    let scene = Scene::new();
+    scene.mirror.publish("backports", &[kernel(20), base()].concat(), &scene.key, "NotAutomatic: yes\n");
+    write_apt_root(scene.root.path(), &scene.mirror.url, "stable backports", &scene.key);
+    assert_eq!(scene.build().unwrap().kernel_version, "6.1.0-9-amd64");
+    let request = Request {
+        mirror: Some(scene.mirror.url.clone()),
+        suite: Some("backports".to_owned()),
+        ..scene.request()
+    };
+    assert_eq!(build(&request, &Silent).unwrap().kernel_version, "6.1.0-20-amd64");
+}
+
+#[test]
+fn a_damaged_cache_is_mended() {
+    let scene = Scene::new();
+    let image = scene.build().unwrap();
+    std::fs::remove_file(&image.initramfs).unwrap();
+    assert_eq!(try_cached(&scene.request()).unwrap(), None);
+    assert!(scene.build().unwrap().initramfs.exists());
+    std::fs::write(image.initramfs.with_file_name("image.json"), b"{").unwrap();
+    assert_eq!(try_cached(&scene.request()).unwrap(), None);
+    std::fs::remove_file(&image.kernel).unwrap();
+    let archive = scene.request().cache_dir.join("archive");
+    archive.read_dir().unwrap().flatten().for_each(|entry| std::fs::write(entry.path(), b"garbage").unwrap());
+    assert_eq!(scene.build().unwrap(), image);
+    assert!(std::fs::read(&image.kernel).unwrap() == elf(9));
+}
+
+#[test]
 fn a_mirror_named_by_the_caller_is_used_instead_of_the_sources() {
     let scene = Scene::new();
     std::fs::write(scene.root.path().join("etc/apt/sources.list"), "deb http://127.0.0.1:1/debian x main\n")
