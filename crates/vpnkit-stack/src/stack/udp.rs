@@ -115,7 +115,8 @@ impl Stack {
     fn count_udp(&mut self, now: Instant, id: UdpId, up: usize, down: usize) {
         if let Some(flow) = self.udp.get_mut(id.0) {
             flow.used = now;
-            flow.recent = true;
+            // The first use is not a sign of a second one.
+            flow.recent = flow.bytes_up + flow.bytes_down > 0;
             flow.bytes_up += up as u64;
             flow.bytes_down += down as u64;
         }
