@@ -37,7 +37,6 @@ const REPEATS: u32 = 2_000_000;
 
 #[test]
 #[ignore = "a measurement: it asserts nothing"]
-#[expect(clippy::print_stdout, reason = "the result")]
 fn cost_of_ops() {
     let ram = Arc::new(GuestRam::new(1 << 20).expect("one MiB"));
     for (name, bytes) in INSTRUCTIONS {

@@ -66,11 +66,11 @@ fn special_registers(built: &Instance, state: &mut State, random: &mut Random) {
                 state.gpr[0] = random.next() >> random.below(64);
             }
         }
-        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc if built.address.is_some() => {
-            if uses_register(1) {
-                let offset = random.below(0x4000) as i64 - 0x2000;
-                state.gpr[instruction.op1_register().number()] = offset as u64;
-            }
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+            if built.address.is_some() && uses_register(1) =>
+        {
+            let offset = random.below(0x4000) as i64 - 0x2000;
+            state.gpr[instruction.op1_register().number()] = offset as u64;
         }
         Mnemonic::Enter | Mnemonic::Leave => state.gpr[RBP] = STACK + 0x300 + random.below(0x100),
         Mnemonic::Jmp | Mnemonic::Call if uses_register(0) => {

@@ -66,11 +66,28 @@ impl Guest {
                 break;
             }
         }
+        assert_host_is_clean(code);
         after.gpr.copy_from_slice(&cpu.regs[..16]);
         after.rflags = cpu.flags.rflags();
         after.fx.copy_from_slice(&cpu.fx.0[..FX_BYTES]);
         after
     }
+}
+
+/// What Rust code relies on: an empty x87 stack with nothing pending, and the control words at their default.
+fn assert_host_is_clean(code: &[u8]) {
+    #[repr(align(16))]
+    struct Image([u8; 512]);
+    let mut image = Image([0; 512]);
+    // SAFETY: writes 512 aligned bytes and changes no register.
+    unsafe {
+        std::arch::asm!("fxsave64 [{}]", in(reg) image.0.as_mut_ptr(), options(nostack, preserves_flags))
+    };
+    let word = |at: usize| u16::from_le_bytes([image.0[at], image.0[at + 1]]);
+    assert_eq!(word(0), 0x37f, "x87 control word after {code:02x?}");
+    assert_eq!(word(2) & 0x3f, 0, "x87 exceptions after {code:02x?}");
+    assert_eq!(image.0[4], 0, "x87 tags after {code:02x?}");
+    assert_eq!(word(24) & 0xffc0, 0x1f80, "MXCSR after {code:02x?}");
 }
 
 fn op(code: &[u8]) -> Op {

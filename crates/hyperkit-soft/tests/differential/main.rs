@@ -44,7 +44,7 @@ pub const CODE: u64 = BASE + 0xe000;
 /// States for each form by default.
 const ROUNDS: u64 = 150;
 /// Forms that must have run, or the test has lost part of what it is for.
-const FORMS_MIN: usize = 1500;
+const FORMS_MIN: usize = 1900;
 /// Failures shown for each form.
 const SHOWN: usize = 2;
 
