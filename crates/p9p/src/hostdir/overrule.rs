@@ -40,7 +40,10 @@ impl HostNode {
         let share = &self.share;
         let mapped =
             matches!(share.ownership, Ownership::Mapped { host_uid, .. } if host_uid == share.effective.0);
-        mapped && !share.privileged && !share.read_only && self.client.uid == 0
+        // Linux attaches without a number where one attach is for all its users (access=any); it holds them to the
+        // modes itself then.
+        let root = matches!(self.client.uid, 0 | u32::MAX);
+        mapped && root && !share.privileged && !share.read_only
     }
 
     fn overrule<T>(&self, bits: u32, call: impl Fn() -> Answer<T>) -> Answer<T> {

@@ -106,6 +106,9 @@ fn root_opens_what_its_mode_forbids() {
     share.client.open(third, OpenFlags::RDONLY).unwrap();
     assert_eq!(share.client.read_to_end(third).unwrap(), b"wri");
     assert_eq!(mode(&share.host("object")), 0o000);
+    let root = share.client.attach(b"nobody", u32::MAX, b"").unwrap();
+    let fourth = share.client.walk(root, &[b"object"]).unwrap();
+    share.client.open(fourth, OpenFlags::RDWR).unwrap();
 }
 
 fn root_changes_a_directory_whose_mode_forbids_it() {
