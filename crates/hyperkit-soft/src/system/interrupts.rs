@@ -321,7 +321,9 @@ impl Cpu {
             return false;
         };
         let value = u64::from(value) >> ((phys & 3) * 8);
-        bytes.copy_from_slice(&value.to_le_bytes()[..bytes.len()]);
+        let len = bytes.len().min(8);
+        bytes.fill(0);
+        bytes[..len].copy_from_slice(&value.to_le_bytes()[..len]);
         true
     }
 
