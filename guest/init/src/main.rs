@@ -97,7 +97,7 @@ fn live() -> Result<(), String> {
     match set_up_and_start(&run, &mut modules, &mut mounted) {
         Ok(running) => {
             send(&writer, &FromGuest::Started);
-            supervise(&running, sender, &events, &writer);
+            supervise(&running, sender, &events, &writer, !mounted.is_empty());
         }
         Err(error) => {
             send(&writer, &error.into());
@@ -220,8 +220,15 @@ fn connect_streams(run: &Run) -> Result<Streams, StartError> {
     Ok(Streams { stdin, stdout: connect(STDOUT_PORT)?, stderr: Some(connect(STDERR_PORT)?) })
 }
 
-/// Serves the host until it wants the machine to end.
-fn supervise(running: &Running, to_main: Sender<Event>, events: &Receiver<Event>, writer: &Mutex<File>) {
+/// Serves the host until it wants the machine to end. What was written to shares is with the host before it hears that
+/// the command ended.
+fn supervise(
+    running: &Running,
+    to_main: Sender<Event>,
+    events: &Receiver<Event>,
+    writer: &Mutex<File>,
+    has_shares: bool,
+) {
     let pid = running.pid;
     std::thread::spawn(move || reap(pid, &to_main));
     while let Ok(event) = events.recv() {
@@ -235,6 +242,9 @@ fn supervise(running: &Running, to_main: Sender<Event>, events: &Receiver<Event>
             Event::FromHost(ToGuest::Run(_)) => say("a second command was refused"),
             Event::Ended(end) => {
                 relay::drain(&running.relays);
+                if has_shares {
+                    rustix::fs::sync();
+                }
                 send(writer, &end);
             }
         }

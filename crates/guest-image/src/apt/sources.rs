@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::deb822::Paragraphs;
-use crate::error::{BuildError, IoContext};
+use crate::error::{BuildError, IoContext, malformed};
 
 /// Keys that one source may be signed with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Source {
 /// Sources of the host, from `etc/apt` below `root`.
 ///
 /// # Errors
-/// [`BuildError::Sources`] for a file that is malformed, [`BuildError::NoSources`] when nothing suits.
+/// [`BuildError::Sources`] or [`BuildError::Malformed`] for a file that is malformed, [`BuildError::NoSources`] when nothing suits.
 pub fn load(root: &Path) -> Result<Vec<Source>, BuildError> {
     let mut files = vec![root.join("etc/apt/sources.list")];
     let mut parts: Vec<_> = std::fs::read_dir(root.join("etc/apt/sources.list.d"))
@@ -191,11 +191,7 @@ fn deb822(root: &Path, file: &Path, text: &[u8]) -> Result<Vec<Source>, BuildErr
     let mut sources = Vec::new();
     let mut paragraphs = Paragraphs::new(text);
     loop {
-        let paragraph = paragraphs.read().map_err(|error| BuildError::Sources {
-            file: file.to_owned(),
-            line: 0,
-            reason: error.to_string(),
-        })?;
+        let paragraph = paragraphs.read().map_err(|error| malformed(file.display().to_string(), error))?;
         let Some(paragraph) = paragraph else { return Ok(sources) };
         let words = |name: &str| {
             paragraph.field(name).unwrap_or("").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
@@ -344,6 +340,9 @@ mod tests {
         let root = root_with(&[("etc/apt/sources.list", "\ndeb [arch=amd64 http://x/debian y main\n")]);
         let message = load(root.path()).unwrap_err().to_string();
         assert!(message.ends_with("sources.list line 2: a [ is not closed"), "{message}");
+        let root = root_with(&[("etc/apt/sources.list.d/x.sources", "Types: deb\nnonsense\n")]);
+        let message = load(root.path()).unwrap_err().to_string();
+        assert!(message.ends_with("x.sources is malformed: line 2 is not a field"), "{message}");
         let empty = root_with(&[]);
         assert!(matches!(load(empty.path()), Err(BuildError::NoSources(_))));
     }
