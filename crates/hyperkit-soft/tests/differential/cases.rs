@@ -50,6 +50,18 @@ pub fn starting_state(built: &mut Instance, random: &mut Random) -> (State, Poke
     (state, pokes)
 }
 
+/// A starting state for a program: with every SSE exception masked, as its flags are not exact otherwise.
+pub fn program_state(random: &mut Random) -> State {
+    let mut state = State { gpr: std::array::from_fn(|_| random.value()), ..State::zero() };
+    state.rip = CODE;
+    state.rflags = 0x202 | (random.next() & ARITHMETIC);
+    state.fx = registers(random);
+    state.fx[24] |= 0x80;
+    state.fx[25] |= 0x1f;
+    state.gpr[RSP] = STACK;
+    state
+}
+
 /// Somewhere to jump to: breakpoints all over.
 fn target(random: &mut Random) -> u64 {
     CODE + 0x40 + random.below(0x400)

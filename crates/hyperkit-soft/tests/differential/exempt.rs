@@ -191,6 +191,21 @@ pub fn even_out(built: &Instance, before: &State, host: &mut [u8], ours: &[u8]) 
     }
 }
 
+/// The flags that are undefined after an instruction, if `before` were before it.
+pub fn undefined_after(instruction: &Instruction, before: u64) -> u64 {
+    use Mnemonic as M;
+    let may_shift_by_0 = matches!(
+        instruction.mnemonic(),
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr
+    );
+    let defined = if may_shift_by_0 {
+        0
+    } else {
+        rflags(instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set())
+    };
+    (before & !defined) | rflags(instruction.rflags_undefined())
+}
+
 const OF: u64 = 1 << 11;
 const AF: u64 = 1 << 4;
 const CF: u64 = 1;
@@ -224,7 +239,7 @@ fn count(instruction: &Instruction, before: &State) -> u32 {
 }
 
 /// From the decoder's numbering of flags to RFLAGS.
-fn rflags(bits: u32) -> u64 {
+pub fn rflags(bits: u32) -> u64 {
     let table = [
         (RflagsBits::OF, OF),
         (RflagsBits::SF, 1 << 7),

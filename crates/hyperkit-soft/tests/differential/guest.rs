@@ -17,6 +17,7 @@ const REPEATS: u32 = 1000;
 /// The processor under test, with memory at [`BASE`].
 pub struct Guest {
     cpu: Box<Cpu>,
+    ram: Arc<GuestRam>,
     memory: *mut u8,
 }
 
@@ -24,10 +25,10 @@ impl Guest {
     pub fn new() -> Guest {
         let ram = Arc::new(GuestRam::new(BASE + BYTES as u64).expect("a few dozen MiB of RAM"));
         let memory = ram.span(GuestAddr(BASE), BYTES as u64).expect("inside the RAM").as_ptr();
-        let mut cpu = Cpu::for_tests(ram);
+        let mut cpu = Cpu::for_tests(Arc::clone(&ram));
         cpu.cpl = 3;
         cpu.refresh_privilege();
-        Guest { cpu, memory }
+        Guest { cpu, ram, memory }
     }
 
     /// The memory.
@@ -44,13 +45,9 @@ impl Guest {
 
     /// Runs the one instruction at [`CODE`].
     pub fn run(&mut self, state: &State, code: &[u8]) -> State {
+        self.enter(state);
         let cpu = &mut self.cpu;
-        cpu.regs[..16].copy_from_slice(&state.gpr);
-        cpu.flags.set_rflags(state.rflags);
-        cpu.rip = state.rip;
         cpu.regs[usize::from(BLOCK)] = CODE;
-        cpu.fx.0[..FX_BYTES].copy_from_slice(&state.fx);
-        cpu.fault = None;
         let op = op(code);
         let mut after = *state;
         for _ in 0..REPEATS {
@@ -67,10 +64,44 @@ impl Guest {
             }
         }
         assert_host_is_clean(code);
-        after.gpr.copy_from_slice(&cpu.regs[..16]);
-        after.rflags = cpu.flags.rflags();
-        after.fx.copy_from_slice(&cpu.fx.0[..FX_BYTES]);
+        self.leave(after)
+    }
+
+    fn enter(&mut self, state: &State) {
+        let cpu = &mut self.cpu;
+        cpu.regs[..16].copy_from_slice(&state.gpr);
+        cpu.flags.set_rflags(state.rflags);
+        cpu.rip = state.rip;
+        cpu.fx.0[..FX_BYTES].copy_from_slice(&state.fx);
+        cpu.fault = None;
+    }
+
+    fn leave(&self, mut after: State) -> State {
+        after.gpr.copy_from_slice(&self.cpu.regs[..16]);
+        after.rflags = self.cpu.flags.rflags();
+        after.fx.copy_from_slice(&self.cpu.fx.0[..FX_BYTES]);
         after
+    }
+
+    /// Puts a program at [`CODE`].
+    pub fn load_program(&mut self, bytes: &[u8]) {
+        let at = (CODE - BASE) as usize;
+        self.memory()[at..at + 0x100].fill(0xcc);
+        self.memory()[at..at + bytes.len()].copy_from_slice(bytes);
+        self.ram.mark_written(GuestAddr(CODE), 0x100);
+    }
+
+    /// Runs the program to a breakpoint or a fault, as the processor runs any code.
+    pub fn run_program(&mut self, state: &State) -> State {
+        self.enter(state);
+        let (rip, fault) = self.cpu.run_to_fault(1000).expect("the program ends in a breakpoint");
+        let mut after = *state;
+        after.rip = rip;
+        // The breakpoint comes as what it finds in the empty interrupt table.
+        if (fault.vector, fault.error) != (13, Some(3 << 3 | 2)) {
+            after.outcome = Outcome::Fault { vector: fault.vector, error: fault.error.unwrap_or(0) };
+        }
+        self.leave(after)
     }
 }
 

@@ -14,6 +14,7 @@ mod exempt;
 mod forms;
 mod guest;
 mod native;
+mod programs;
 mod random;
 mod state;
 
@@ -101,6 +102,37 @@ impl Bench {
         Verdict::Differed(format!("{form:?}: {count} of {rounds} differ\n{}", failures.join("")))
     }
 
+    /// Runs a program on both from a few states; says how they differ.
+    fn compare_program(&mut self, program: &programs::Program, random: &mut Random) -> Option<String> {
+        let code = (CODE - BASE) as usize;
+        let native = &mut self.native.memory()[code..code + 0x100];
+        native.fill(0xcc);
+        native[..program.bytes.len()].copy_from_slice(&program.bytes);
+        self.guest.load_program(&program.bytes);
+        for _ in 0..RUNS {
+            let before = cases::program_state(random);
+            let host = self.native.run(&before);
+            let ours = self.guest.run_program(&before);
+            let undefined =
+                state::Undefined { rflags: program.undefined_rflags, ..state::Undefined::default() };
+            let mut text = host.differences(&ours, undefined);
+            let (theirs, mine) = (self.native.memory(), self.guest.memory());
+            if theirs != mine {
+                let at = (0..BYTES).find(|at| theirs[*at] != mine[*at]).expect("they differ");
+                let _ = writeln!(text, "    memory at {:#x}", BASE + at as u64);
+            }
+            if !text.is_empty() {
+                self.guest = Guest::new();
+                self.guest.load_program(&program.bytes);
+                let alone = self.guest.run_program(&before);
+                let known = if alone.agrees(&ours, undefined) { "the same" } else { "something else" };
+                let _ = writeln!(text, "    alone, ours does {known}; before:");
+                return Some(text + &before.differences(&host, undefined));
+            }
+        }
+        None
+    }
+
     /// Runs an instance on both; says how they differ.
     fn compare(&mut self, built: &mut Instance, random: &mut Random) -> Option<String> {
         let (before, pokes) = cases::starting_state(built, random);
@@ -139,6 +171,28 @@ impl Bench {
             before.differences(&host, state::Undefined::default()).replace('\n', "\n    ")
         );
         Some(text)
+    }
+}
+
+/// Random programs by default; each runs from a few states.
+const PROGRAMS: u64 = 10_000;
+/// States for each.
+const RUNS: u64 = 4;
+
+#[test]
+fn short_programs_do_what_they_do_on_the_host() {
+    let seed = setting("DIFFERENTIAL_SEED", 1);
+    let count = setting("DIFFERENTIAL_PROGRAMS", PROGRAMS);
+    let mut random = Random(seed);
+    let mut bench = Bench::new(1, &mut random);
+    let usable: Vec<Form> = forms::all().into_iter().filter(|form| programs::usable(*form)).collect();
+    let jumps: Vec<Form> = usable.iter().copied().filter(|form| form.code.is_jcc_short_or_near()).collect();
+    assert!(usable.len() > 1000 && jumps.len() >= 32, "{} forms, {} jumps", usable.len(), jumps.len());
+    for n in 0..count {
+        let program = programs::random(&usable, &jumps, &mut random);
+        if let Some(text) = bench.compare_program(&program, &mut random) {
+            panic!("program {n} of seed {seed}: {}\n{:02x?}\n{text}", program.text, program.bytes);
+        }
     }
 }
 

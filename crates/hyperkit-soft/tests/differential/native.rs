@@ -50,19 +50,27 @@ struct Run {
 static mut RUN: Run =
     Run { phase: Phase::Idle, state: State::zero(), saved_gregs: [0; 23], saved_fx: [0; FX_BYTES] };
 
-/// The host's processor, with memory at [`BASE`]. One per process.
-pub struct Native(());
+/// The host's processor, with memory at [`BASE`]. One at a time, on the thread that made it.
+pub struct Native {
+    _one: std::sync::MutexGuard<'static, ()>,
+}
+
+static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 impl Native {
     /// Maps the memory and takes over the signals of faults.
     pub fn new() -> Native {
+        let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // SAFETY: maps fresh memory where nothing is mapped (NOREPLACE), an alternate stack of its own, and
         // installs a handler that is sound for every context that it may meet.
         unsafe {
             let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-            let at = libc::mmap(BASE as *mut _, BYTES, prot, flags, -1, 0);
-            assert_eq!(at as u64, BASE, "the test's memory must be mappable at {BASE:#x}");
+            static MAPPED: std::sync::Once = std::sync::Once::new();
+            MAPPED.call_once(|| {
+                let at = libc::mmap(BASE as *mut _, BYTES, prot, flags, -1, 0);
+                assert_eq!(at as u64, BASE, "the test's memory must be mappable at {BASE:#x}");
+            });
             let stack_bytes = 1 << 16;
             let stack = libc::stack_t {
                 ss_sp: Box::leak(vec![0u8; stack_bytes].into_boxed_slice()).as_mut_ptr().cast(),
@@ -77,7 +85,7 @@ impl Native {
                 assert_eq!(libc::sigaction(signal, &action, ptr::null_mut()), 0);
             }
         }
-        Native(())
+        Native { _one }
     }
 
     /// The memory.

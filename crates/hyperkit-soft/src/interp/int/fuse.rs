@@ -239,6 +239,9 @@ pub fn fuse(last: &mut Op, first: &Instruction, next: &Op, branch: &Instruction,
         return false;
     };
     let Some(run) = handler(last, first, encoding(branch)) else { return false };
+    if first.op1_kind() == OpKind::Register && first.op0_register() == first.op1_register() {
+        last.src = last.dst; // an op that sets a register to 0 has no use for it
+    }
     last.run = run;
     last.imm = (distance as u32 as u64) << 32 | u64::from(constant as u32);
     last.len += next.len;
