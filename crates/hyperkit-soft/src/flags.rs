@@ -183,4 +183,48 @@ mod tests {
             assert_eq!(flags.rflags(), rflags | bit::IF | 2);
         }
     }
+
+    /// The arithmetic flags of `a + b + carry` or `a - b - carry`, each computed by its definition.
+    fn expected<T: Int>(a: T, b: T, carry: u64, subtract: bool) -> u64 {
+        let (wide_a, wide_b) = (i128::from(a.zx()), i128::from(b.zx()));
+        let (signed_a, signed_b) = (i128::from(a.sx() as i64), i128::from(b.sx() as i64));
+        let carry = i128::from(carry);
+        let sign = if subtract { -1 } else { 1 };
+        let exact = wide_a + sign * (wide_b + carry);
+        let signed = signed_a + sign * (signed_b + carry);
+        let low = (wide_a & 15) + sign * ((wide_b & 15) + carry);
+        let result = T::cut(exact as u64);
+        let put = |set: bool, mask: u64| if set { mask } else { 0 };
+        put(exact < 0 || exact >> T::BITS != 0, bit::CF)
+            | put((result.zx() as u8).count_ones() % 2 == 0, bit::PF)
+            | put(!(0..16).contains(&low), bit::AF)
+            | put(result.zx() == 0, bit::ZF)
+            | put((result.sx() as i64) < 0, bit::SF)
+            | put(i128::from(result.sx() as i64) != signed, bit::OF)
+    }
+
+    fn check<T: Int>(a: u64, b: u64, carry: u64) {
+        let (a, b) = (T::cut(a), T::cut(b));
+        let mut flags = Flags::default();
+        flags.add::<T>(a.zx(), b.zx(), T::cut(a.zx().wrapping_add(b.zx()).wrapping_add(carry)));
+        assert_eq!(flags.arithmetic(), expected(a, b, carry, false), "{a:?} + {b:?} + {carry}");
+        flags.sub::<T>(a.zx(), b.zx(), T::cut(a.zx().wrapping_sub(b.zx()).wrapping_sub(carry)));
+        assert_eq!(flags.arithmetic(), expected(a, b, carry, true), "{a:?} - {b:?} - {carry}");
+        let before = Flags { carries: carry << 63, ..Flags::default() }.carries;
+        flags.put_back_cf(before);
+        let all_but_cf = expected(a, b, carry, true) & !bit::CF;
+        assert_eq!(flags.arithmetic(), all_but_cf | carry, "{a:?} - {b:?}, CF kept");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn lazy_flags_are_those_of_the_definition(a: u64, b: u64, carry in 0u64..2, small in 0u64..20) {
+            for (a, b) in [(a, b), (a, small), (small, b), (a, a), (a, a.wrapping_neg()), (1 << 63, b | 1 << 63)] {
+                check::<u8>(a, b, carry);
+                check::<u16>(a, b, carry);
+                check::<u32>(a, b, carry);
+                check::<u64>(a, b, carry);
+            }
+        }
+    }
 }

@@ -185,6 +185,7 @@ pub struct Blocks {
     jumps: Box<[Link]>,
     by_key: ByAddress<Key, Box<Block>>,
     pages: ByAddress<usize, CodeLines>,
+    #[expect(clippy::vec_box, reason = "blocks do not move: one of these may be running")]
     dropped: Vec<Box<Block>>,
     bare_pages: Vec<usize>,
     bytes: usize,
