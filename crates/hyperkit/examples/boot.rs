@@ -96,6 +96,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     };
     machine.stop();
     machine.wait();
+    if outcome.is_none() {
+        for state in (0..arguments.cpus).filter_map(|vcpu| machine.last_state(vcpu)) {
+            eprintln!("\nrip {:#x} rsp {:#x} rflags {:#x}", state.rip, state.gpr[4], state.rflags);
+        }
+    }
     eprintln!(
         "\n{outcome:?} after {:.3} s, {:?} instructions",
         began.elapsed().as_secs_f64(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hyperkit_boot::{BootConfig, BootError, layout};
 use hyperkit_bus::{Bus, MapError};
-use hyperkit_hv::{CpuModel, EngineKind, Exit, Tsc, Vcpu, VcpuError, Vm, VmError};
+use hyperkit_hv::{CpuModel, EngineKind, Exit, Tsc, Vcpu, VcpuError, Vm, VmError, X86State};
 use hyperkit_mem::{GuestRam, RamError};
 
 use crate::board::{self, Board};
@@ -158,6 +158,11 @@ impl Machine {
         self.board.serial.lock().unwrap_or_else(PoisonError::into_inner).receive(bytes)
     }
 
+    /// The state in which a vCPU was left, once the machine has ended: where a guest that was stopped hung.
+    pub fn last_state(&self, vcpu: u32) -> Option<X86State> {
+        self.lifecycle.last(vcpu)
+    }
+
     /// Instructions that all vCPUs have retired, as of when each last came back from the guest; exact once the
     /// machine has ended. `None` where the engine does not count.
     pub fn retired(&self) -> Option<u64> {
@@ -190,6 +195,11 @@ impl Running {
     }
 
     fn run(self, mut vcpu: Box<dyn Vcpu>, bus: &Bus) {
+        self.run_until_end(&mut *vcpu, bus);
+        self.lifecycle.set_last(self.vcpu, vcpu.state().ok());
+    }
+
+    fn run_until_end(&self, vcpu: &mut dyn Vcpu, bus: &Bus) {
         while !self.lifecycle.has_ended() {
             let exit = vcpu.run(bus);
             self.lifecycle.set_retired(self.vcpu, vcpu.retired());
