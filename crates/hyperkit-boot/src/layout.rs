@@ -7,7 +7,7 @@
 //! | `0x7000` | zero page (Linux `struct boot_params`) |
 //! | `0x9000`–`0xefff` | page tables that map the first 4 GiB one to one |
 //! | `0x20000` | command line |
-//! | `0x9fc00`–`0xfffff` | reserved; ACPI tables from `0xe0000` |
+//! | `0x9fc00`–`0xfffff` | reserved; ACPI tables from `0xe0000`; reset code at `0xffff0` |
 //! | `0x100000`–RAM or 3 GiB | kernel low, initial RAM disk at the top |
 //! | `0xd000_0000` + 0x200 each | virtio-mmio slots, GSI 5 and up |
 //! | `0xfec0_0000`, `0xfee0_0000` | I/O APIC, local APIC |
@@ -39,7 +39,9 @@ pub const LOW_MEMORY_END: u64 = 0x9_fc00;
 /// ACPI tables; firmware searches here for their root, too.
 pub const ACPI: GuestAddr = GuestAddr(0xe_0000);
 /// Room for ACPI tables.
-pub const ACPI_BYTES: u64 = 0x2_0000;
+pub const ACPI_BYTES: u64 = 0x1_f000;
+/// Where a processor in real mode goes to reset the machine (f000:fff0).
+pub const RESET_VECTOR: GuestAddr = GuestAddr(0xf_fff0);
 /// Kernels are loaded from here on.
 pub const KERNEL: GuestAddr = GuestAddr(0x10_0000);
 

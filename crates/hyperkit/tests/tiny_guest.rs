@@ -93,6 +93,34 @@ fn resets(engine: EngineKind) {
     }
 }
 
+/// What Linux does at last: real mode by way of a 16-bit segment, then f000:fff0.
+fn resets_through_the_reset_vector(engine: EngineKind) {
+    let real = [
+        0x0f, 0x20, 0xc0, // mov eax, cr0
+        0x66, 0x83, 0xe0, 0xfe, // and eax, ~1
+        0x0f, 0x22, 0xc0, // mov cr0, eax
+        0xea, 0xf0, 0xff, 0x00, 0xf0, // jmp f000:fff0
+    ];
+    let mut copy = Vec::new();
+    for (addr, byte) in (0x7000u32..).zip(real) {
+        copy.extend([0xc6, 0x05]); // mov byte [addr], byte
+        copy.extend(addr.to_le_bytes());
+        copy.push(byte);
+    }
+    let gdtr_at = KERNEL_AT as u32 + copy.len() as u32 + 14;
+    let mut code = vec![0x0f, 0x01, 0x15]; // lgdt [gdtr]
+    code.extend(gdtr_at.to_le_bytes());
+    code.extend([0xea, 0x00, 0x70, 0x00, 0x00, 0x08, 0x00]); // jmp 8:0x7000
+    let mut tail = vec![15, 0];
+    tail.extend((gdtr_at + 8).to_le_bytes());
+    tail.resize(8, 0);
+    tail.extend([0; 8]);
+    tail.extend(0x0000_9b00_0000_ffffu64.to_le_bytes()); // 16-bit code
+    let Some(guest) = Guest::start(engine, &[copy, code, tail].concat()) else { return };
+    let outcome = guest.outcome();
+    assert!(matches!(outcome, Outcome::Reset), "{outcome:?}");
+}
+
 fn triple_fault_ends_the_machine_with_its_state(engine: EngineKind) {
     // ud2 with an IDT of no entries.
     let Some(guest) = Guest::start(engine, &[0x0f, 0x01, 0x1d, 0, 0, 0x11, 0, 0x0f, 0x0b]) else { return };
@@ -162,6 +190,7 @@ macro_rules! on_each_engine {
 on_each_engine!(
     prints_and_powers_off,
     resets,
+    resets_through_the_reset_vector,
     triple_fault_ends_the_machine_with_its_state,
     stops_from_outside,
     drop_stops,

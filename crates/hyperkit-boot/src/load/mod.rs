@@ -66,10 +66,21 @@ pub fn boot(ram: &GuestRam, config: &BootConfig) -> Result<X86State, BootError> 
         None => None,
     };
     let rsdp = acpi::write_tables(ram, config.vcpus, config.virtio_mmio_devices)?;
+    ram.write(layout::RESET_VECTOR, &reset_code())?;
     match loaded.entry {
         Entry::Pvh { entry } => pvh::enter(ram, entry, initrd, rsdp),
         Entry::Linux { header } => bzimage::enter(ram, &header, initrd, rsdp),
     }
+}
+
+/// What stands in for firmware: writes to the reset register, then halts.
+///
+/// Linux, on a machine that is hardware-reduced, takes EFI for granted when it resets (`reboot_init`), and without
+/// it goes back to real mode and jumps to the reset vector, never trying the ACPI register.
+fn reset_code() -> [u8; 9] {
+    let [low, high] = (layout::POWER_PORT + 2).to_le_bytes();
+    // mov dx, port; mov al, value; out dx, al; hlt; jmp to the hlt
+    [0xba, low, high, 0xb0, layout::RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd]
 }
 
 fn load_kernel(ram: &GuestRam, kernel: &Image) -> Result<Loaded, BootError> {
