@@ -1,5 +1,6 @@
 //! x87, MMX and SSE where the differential test cannot go: control registers, other modes, exceptions that wait.
 #![cfg(target_arch = "x86_64")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
 
