@@ -46,7 +46,9 @@ pub fn starting_state(built: &mut Instance, random: &mut Random) -> (State, Poke
         let operand = operand_bytes(built, &state, random);
         pokes.push((address, operand));
     }
-    pokes.retain(|(at, bytes)| *at >= BASE && at + bytes.len() as u64 <= BASE + crate::BYTES as u64);
+    pokes.retain(|(at, bytes)| {
+        *at >= BASE && at.checked_add(bytes.len() as u64).is_some_and(|end| end <= BASE + crate::BYTES as u64)
+    });
     (state, pokes)
 }
 
