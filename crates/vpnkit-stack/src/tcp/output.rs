@@ -141,7 +141,7 @@ impl Endpoint {
         }
         let window = self.snd_wnd.min(self.congestion.window()) as usize;
         let fits = window.saturating_sub(offset).min(queued).min(len_max);
-        let len = self.worthwhile(fits, queued, offset);
+        let len = self.worthwhile(fits, queued);
         if len > 0 || (queued == 0 && (self.snd_wnd as usize > offset || self.probing)) {
             return Some(self.plan_data(self.snd_nxt, offset, len));
         }
@@ -151,16 +151,17 @@ impl Endpoint {
     /// Avoids silly small segments: sends whole ones, or everything, or half of what the peer ever took.
     ///
     /// Spec: RFC 9293 §3.8.6.2.1.
-    fn worthwhile(&self, fits: usize, queued: usize, offset: usize) -> usize {
-        let mss = self.mss as usize;
+    fn worthwhile(&self, fits: usize, queued: usize) -> usize {
+        // A peer whose window is not two segments large must still get two: it may delay the acknowledgement of one.
+        let mss = self.mss.min((self.snd_wnd_max / 2).max(1)) as usize;
+        let fits = if mss < self.mss as usize { fits.min(mss) } else { fits };
         if fits == queued {
             return fits;
         }
         if fits >= mss {
             return fits - fits % mss;
         }
-        let half = fits > 0 && offset == 0 && fits >= self.snd_wnd_max as usize / 2;
-        if half || self.probing { fits.max(usize::from(self.probing)) } else { 0 }
+        if self.probing { fits.max(1) } else { 0 }
     }
 
     fn plan_data(&self, seq: Seq, offset: usize, len: usize) -> Plan {

@@ -1,0 +1,128 @@
+//! Two network namespaces: one for the engine and its servers, with only a loopback device, and one for the guest.
+//!
+//! A test runs itself again as root of new user and network namespaces, so that it needs no privilege and touches
+//! nothing of the machine. Where that is not possible it says SKIP and why.
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use vpnkit::{Config, Engine, Network, Resolvers, TapLink};
+
+const INSIDE: &str = "VPNKIT_TEST_INSIDE";
+/// An address of the engine's namespace that is neither loopback nor the guest's network.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+/// Runs `body` in namespaces of its own; `test` is the full name of the test that calls it.
+pub fn run(test: &str, mtu: u16, body: impl FnOnce(&World)) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body(&World::new(mtu));
+    }
+    if let Some(reason) = obstacle() {
+        println!("SKIP {test}: {reason}");
+        return;
+    }
+    let this = std::env::current_exe().unwrap();
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--"])
+        .arg(this)
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test} failed inside of its namespaces");
+}
+
+/// Why the tests cannot run here, if they cannot.
+fn obstacle() -> Option<String> {
+    let probe = "ip link set lo up && ip tuntap add probe mode tap && python3 -c pass";
+    let output =
+        Command::new("unshare").args(["--user", "--map-root-user", "--net", "sh", "-c", probe]).output();
+    match output {
+        Err(error) => Some(format!("unshare: {error}")),
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+/// The namespaces, with the engine running in the outer one.
+pub struct World {
+    pub engine: Engine,
+    guest: Child,
+}
+
+impl World {
+    fn new(mtu: u16) -> Self {
+        command("ip", &["link", "set", "lo", "up"]);
+        command("ip", &["address", "add", &format!("{OUTSIDE}/32"), "dev", "lo"]);
+        // Ping without privilege, as most systems allow it.
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+        let mut guest = Command::new("unshare")
+            .args(["--net", "sh", "-c", "echo ready; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(guest.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let tap = open_tap(guest.id());
+        let network = Network { mtu, offload: true, ..Network::default() };
+        let dns = Resolvers::Fixed(Vec::new());
+        let config = Config { network, dns, hosts: None, ..Config::default() };
+        let world = Self { engine: Engine::start(config, Arc::new(tap)).unwrap(), guest };
+        world.shell(&format!(
+            "ip link set lo up; ip link set tap0 mtu {mtu} up && ip address add 192.168.65.3/24 dev tap0 \
+             && ip route add default via 192.168.65.1"
+        ));
+        world
+    }
+
+    /// A command line to be run by the guest.
+    pub fn guest(&self, line: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &self.guest.id().to_string(), "sh", "-c", line]);
+        command
+    }
+
+    /// Runs a command line in the guest and returns what it prints; fails if it does.
+    pub fn shell(&self, line: &str) -> String {
+        let output = self.guest(line).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}\n{error}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Runs a Python program in the guest and returns what it prints.
+    pub fn python(&self, program: &str) -> String {
+        assert!(!program.contains('\''), "the program is quoted with apostrophes");
+        self.shell(&format!("python3 -c '{program}'"))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The guest's namespace ends with its only process.
+        let _ = self.guest.kill();
+        let _ = self.guest.wait();
+    }
+}
+
+/// Opens `tap0` in the network namespace of the process.
+fn open_tap(process: u32) -> TapLink {
+    thread::spawn(move || {
+        let namespace = std::fs::File::open(format!("/proc/{process}/ns/net")).unwrap();
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        TapLink::open("tap0").unwrap()
+    })
+    .join()
+    .unwrap()
+}
+
+fn command(program: &str, arguments: &[&str]) {
+    let status = Command::new(program).args(arguments).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?}");
+}
