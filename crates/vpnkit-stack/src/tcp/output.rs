@@ -141,7 +141,7 @@ impl Endpoint {
         }
         let window = self.snd_wnd.min(self.congestion.window()) as usize;
         let fits = window.saturating_sub(offset).min(queued).min(len_max);
-        let len = self.worthwhile(fits, queued);
+        let len = self.worthwhile(fits, queued, len_max);
         if len > 0 || (queued == 0 && (self.snd_wnd as usize > offset || self.probing)) {
             return Some(self.plan_data(self.snd_nxt, offset, len));
         }
@@ -151,9 +151,9 @@ impl Endpoint {
     /// Avoids silly small segments: sends whole ones, or everything, or half of what the peer ever took.
     ///
     /// Spec: RFC 9293 §3.8.6.2.1.
-    fn worthwhile(&self, fits: usize, queued: usize) -> usize {
+    fn worthwhile(&self, fits: usize, queued: usize, len_max: usize) -> usize {
         // A peer whose window is not two segments large must still get two: it may delay the acknowledgement of one.
-        let mss = self.mss.min((self.snd_wnd_max / 2).max(1)) as usize;
+        let mss = (self.mss.min((self.snd_wnd_max / 2).max(1)) as usize).min(len_max);
         let fits = if mss < self.mss as usize { fits.min(mss) } else { fits };
         if fits == queued {
             return fits;

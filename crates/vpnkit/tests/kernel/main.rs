@@ -125,8 +125,8 @@ fn bytes_arrive_both_ways_in_super_frames() {
 #[test]
 fn bytes_arrive_both_ways_with_the_largest_mtu() {
     run("bytes_arrive_both_ways_with_the_largest_mtu", 65520, |world| {
-        let (up, down) = (upload(world, 8000), download(world, 8000));
-        println!("MTU 65520: up {up:.1} Gb/s, down {down:.1} Gb/s");
+        let (up, down) = (upload(world, 1000), download(world, 1000));
+        println!("MTU 65520: up {up:.1} Gb/s, down {down:.1} Gb/s, {:?}", world.engine.counters());
     });
 }
 
