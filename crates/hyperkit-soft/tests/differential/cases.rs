@@ -47,7 +47,8 @@ pub fn starting_state(built: &mut Instance, random: &mut Random) -> (State, Poke
         pokes.push((address, operand));
     }
     pokes.retain(|(at, bytes)| {
-        *at >= BASE && at.checked_add(bytes.len() as u64).is_some_and(|end| end <= BASE + crate::BYTES as u64)
+        *at >= BASE
+            && at.checked_add(bytes.len() as u64).is_some_and(|end| end <= BASE + crate::BREAKPOINTS as u64)
     });
     (state, pokes)
 }

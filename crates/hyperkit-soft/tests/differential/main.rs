@@ -32,7 +32,7 @@ pub const BASE: u64 = 0x200_0000;
 /// Its size.
 pub const BYTES: usize = 0x1_0000;
 /// Where breakpoints begin; the instruction is among them.
-const BREAKPOINTS: usize = 0xd000;
+pub const BREAKPOINTS: usize = 0xd000;
 /// Where memory operands begin …
 pub const DATA: u64 = BASE + 0x2000;
 /// … and the room they have.
