@@ -126,7 +126,10 @@ mod tests {
         let ram = GuestRam::new(1 << 20).unwrap();
         let addr = GuestAddr((1 << 20) - 1);
         assert_eq!(ram.write(addr, &[1, 2]), Err(OutOfRam { addr, len: 2 }));
-        assert_eq!(ram.read(GuestAddr(u64::MAX), &mut [0; 2]), Err(OutOfRam { addr: GuestAddr(u64::MAX), len: 2 }));
+        assert_eq!(
+            ram.read(GuestAddr(u64::MAX), &mut [0; 2]),
+            Err(OutOfRam { addr: GuestAddr(u64::MAX), len: 2 })
+        );
     }
 
     #[test]
@@ -140,11 +143,15 @@ mod tests {
     #[test]
     fn a_write_to_a_watched_page_is_told_once() {
         let ram = GuestRam::new(1 << 20).unwrap();
-        ram.watch().add(3);
+        ram.watch().add(3, 0);
+        ram.watch().add(3, 2);
         ram.write(GuestAddr(0x2ffe), &[0; 4]).unwrap();
         ram.write(GuestAddr(0x5000), &[0; 4]).unwrap();
-        assert!(ram.watch().pending());
-        assert_eq!(ram.watch().take(), vec![3]);
-        assert!(!ram.watch().pending());
+        assert!(ram.watch().pending(0) && !ram.watch().pending(1));
+        assert_eq!(ram.watch().take(0), vec![3]);
+        assert!(!ram.watch().pending(0));
+        assert_eq!(ram.watch().take(2), vec![3], "each watcher is told");
+        ram.watch().written_by(3, 2);
+        assert!(ram.watch().pending(0) && !ram.watch().pending(2), "not of its own writes");
     }
 }

@@ -1,7 +1,7 @@
 //! Boots a kernel on the smallest board there is: serial port, power button, interrupt controllers.
 //!
 //! `boot KERNEL [INITRD|-] [COMMAND LINE]`. With `BOOT_WATCH=SECONDS` in the environment, says every so often where
-//! the processor is; with `BOOT_LIMIT=SECONDS`, ends after so long.
+//! the processor is; with `BOOT_LIMIT=SECONDS`, ends after so long; `BOOT_CPUS=N` makes N processors.
 
 #![allow(clippy::print_stdout, clippy::exit, clippy::unwrap_used, missing_docs)]
 
@@ -53,6 +53,7 @@ fn main() {
         std::process::exit(2);
     };
     let began = Instant::now();
+    let vcpus = seconds("BOOT_CPUS").map_or(1, |count| count as u32);
     let open = |path: &str| Image::from_file(std::fs::File::open(path).unwrap()).unwrap();
     let ram = Arc::new(GuestRam::new(512 << 20).unwrap());
     let config = BootConfig {
@@ -62,13 +63,25 @@ fn main() {
             .get(1)
             .cloned()
             .unwrap_or_else(|| "console=ttyS0 earlyprintk=ttyS0 panic=-1".to_owned()),
-        vcpus: 1,
+        vcpus,
         virtio_mmio_devices: 0,
     };
     let state = hyperkit_boot::boot(&ram, &config).unwrap();
-    let vm = SoftVm::new(ram, CpuModel { vcpus: 1, tsc: Tsc::of_host() }).unwrap();
+    let vm = SoftVm::new(ram, CpuModel { vcpus, tsc: Tsc::of_host() }).unwrap();
     let over = Arc::new(AtomicBool::new(false));
-    let bus = board(&*vm, Arc::clone(&over));
+    let bus = Arc::new(board(&*vm, Arc::clone(&over)));
+    for id in 1..vcpus {
+        let (mut other, bus, over) = (vm.take_vcpu(id).unwrap(), Arc::clone(&bus), Arc::clone(&over));
+        std::thread::spawn(move || {
+            while !over.load(Ordering::SeqCst) {
+                let exit = other.run(&bus).unwrap();
+                if exit == Exit::TripleFault {
+                    eprintln!("processor {id}: {exit:?} {:#x?}", other.state().unwrap());
+                    return;
+                }
+            }
+        });
+    }
     let mut vcpu = vm.take_vcpu(0).unwrap();
     vcpu.set_state(&state).unwrap();
     if let Some(period) = seconds("BOOT_WATCH").or(seconds("BOOT_LIMIT")) {

@@ -10,6 +10,8 @@ pub mod want {
     pub const KICK: u32 = 1;
     /// The local APIC may have an interrupt to deliver, or INIT, SIPI or NMI came.
     pub const INTERRUPT: u32 = 2;
+    /// Another vCPU is about to decode a page: write permissions are to be dropped.
+    pub const CODE: u32 = 4;
 }
 
 /// Shared between a vCPU's thread and everybody who may disturb it.

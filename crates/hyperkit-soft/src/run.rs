@@ -85,14 +85,14 @@ fn step(cpu: &mut Cpu) -> Next {
 
 /// Drops the blocks of pages that others wrote, and frees what was dropped.
 fn drop_written(cpu: &mut Cpu) {
-    if cpu.ram.watch().pending() {
-        for page in cpu.ram.watch().take() {
+    if cpu.ram.watch().pending(cpu.interrupts.id) {
+        for page in cpu.ram.watch().take(cpu.interrupts.id) {
             cpu.blocks.written(page, 0, 4095);
         }
     }
     if cpu.blocks.has_dropped() {
         for page in cpu.blocks.bury() {
-            cpu.ram.watch().remove(page);
+            cpu.ram.watch().remove(page, cpu.interrupts.id);
         }
     }
 }
@@ -114,7 +114,9 @@ fn burst(cpu: &mut Cpu) -> Outcome {
             End::Fault(rip) => return Outcome::Fault(rip),
         }
         cpu.blocks.countdown = cpu.blocks.countdown.saturating_sub(1);
-        let look = cpu.attention.wanted() != 0 || cpu.blocks.countdown == 0 || cpu.ram.watch().pending();
+        let look = cpu.attention.wanted() != 0
+            || cpu.blocks.countdown == 0
+            || cpu.ram.watch().pending(cpu.interrupts.id);
         if look || !current.chains {
             return Outcome::Look;
         }

@@ -14,7 +14,7 @@ use crate::cpu::Cpu;
 use crate::system::interrupts::Processors;
 
 /// Most vCPUs of a machine.
-const VCPUS_MAX: u32 = 1;
+const VCPUS_MAX: u32 = hyperkit_mem::watch::WATCHERS_MAX;
 
 /// First byte of a saved state.
 const VERSION: u8 = 1;
@@ -135,6 +135,7 @@ struct Boarded<'a>(&'a mut Cpu);
 
 impl Drop for Boarded<'_> {
     fn drop(&mut self) {
+        self.0.step_aside();
         self.0.bus = std::ptr::null();
     }
 }
@@ -144,6 +145,7 @@ impl Vcpu for SoftVcpu {
         self.cpu.bus = bus;
         let boarded = Boarded(&mut self.cpu);
         boarded.0.resume();
+        boarded.0.join();
         Ok(crate::run::run(boarded.0))
     }
 

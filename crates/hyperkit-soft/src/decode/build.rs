@@ -57,7 +57,7 @@ impl Cpu {
     /// Has writes to a page noticed, before it is decoded.
     fn watch_code(&mut self, page: usize) {
         if !self.blocks.has_code(page) {
-            self.ram.watch().add(page);
+            self.ram.watch().add(page, self.interrupts.id);
             self.protect_code(page);
         }
     }

@@ -194,6 +194,7 @@ impl Cpu {
         if self.ram.watch().contains(page) {
             let first = target.phys & 0xfff;
             self.blocks.written(page, first, first + bytes.len() as u64 - 1);
+            self.ram.watch().written_by(page, self.interrupts.id);
         }
     }
 

@@ -51,12 +51,6 @@ fn long(leaf: u64) -> (Arc<GuestRam>, Box<Cpu>) {
     (ram, cpu)
 }
 
-fn change(cpu: &mut Cpu, change: impl FnOnce(&mut X86State)) {
-    let mut state = cpu.give_state();
-    change(&mut state);
-    cpu.take_state(&state);
-}
-
 /// The error code of the fault, or `None` if there is a translation.
 fn fault(cpu: &mut Cpu, access: Access, index: usize) -> Option<u16> {
     cpu.tlb_index = index;
@@ -242,7 +236,7 @@ fn pages_with_decoded_code_are_written_through_the_slow_path() {
     cpu.store::<u8>(LINEAR, 1).unwrap();
     assert!(cpu.writable(LINEAR, 1).is_some());
     let page = ram.page_index(GuestAddr(PAGE)).unwrap();
-    ram.watch().add(page);
+    ram.watch().add(page, 0);
     cpu.protect_code(page);
     assert!(cpu.writable(LINEAR, 1).is_none());
     cpu.store::<u8>(LINEAR, 2).unwrap();

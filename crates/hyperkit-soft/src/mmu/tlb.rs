@@ -197,8 +197,19 @@ impl Cpu {
         }
     }
 
-    /// Takes the write permission of a page of RAM out of every TLB: its blocks are about to be decoded.
+    /// Takes every write permission out of the TLBs: the next write to each page finds out whether it is watched.
+    pub fn protect_all(&mut self) {
+        for tlb in self.tlbs.iter_mut() {
+            for (slot, entry) in tlb.entries.iter_mut().enumerate() {
+                entry.write = TlbEntry::none(slot).write;
+            }
+        }
+    }
+
+    /// Takes the write permission of a page of RAM out of every TLB, of all processors: its blocks are about to be
+    /// decoded. The page is watched already.
     pub fn protect_code(&mut self, page: usize) {
+        self.call_meeting();
         let Some(host) = self.mmu_host_of(page) else { return };
         for tlb in self.tlbs.iter_mut() {
             for (slot, entry) in tlb.entries.iter_mut().enumerate() {

@@ -12,6 +12,7 @@ use crate::flags::bit;
 use crate::system::Next;
 use crate::system::clock::{duration, host_ticks};
 use crate::system::delivery::Event;
+use crate::system::rendezvous::Rendezvous;
 use crate::trap::vector;
 
 /// Physical address of the I/O APIC's page.
@@ -30,6 +31,8 @@ pub struct Processors {
     tsc_offset: AtomicU64,
     /// Which vCPUs wait for start-up.
     waiting: Vec<AtomicBool>,
+    /// Who has stopped writing to pages that somebody decodes.
+    pub(crate) rendezvous: Rendezvous,
 }
 
 struct Waker(Vec<Arc<Attention>>);
@@ -56,8 +59,9 @@ impl Processors {
         let wake = Box::new(Waker(attention.clone()));
         let apics = ApicSet::new(model.vcpus.max(1), timer_shift(model.tsc), wake);
         let waiting = (0..attention.len()).map(|id| AtomicBool::new(id != 0)).collect();
+        let rendezvous = Rendezvous::new(attention.len());
         let tsc_offset = AtomicU64::new(0u64.wrapping_sub(host_ticks()));
-        Arc::new(Processors { apics, attention, model, tsc_offset, waiting })
+        Arc::new(Processors { apics, attention, model, tsc_offset, waiting, rendezvous })
     }
 
     /// Frequency of the counter.
@@ -191,6 +195,9 @@ impl Cpu {
     /// Between blocks, when attention is wanted or time is up: timers, interrupts, kicks, written code pages.
     pub fn look_up(&mut self) -> Next {
         self.check_timer();
+        if self.attention.take(want::CODE) != 0 {
+            self.meet();
+        }
         if self.attention.take(want::KICK) != 0 {
             return Next::Exit(Exit::Kicked);
         }
@@ -210,10 +217,10 @@ impl Cpu {
 
     /// Drops blocks of pages that somebody else wrote.
     fn drop_written_code(&mut self) {
-        if !self.ram.watch().pending() {
+        if !self.ram.watch().pending(self.interrupts.id) {
             return;
         }
-        for page in self.ram.watch().take() {
+        for page in self.ram.watch().take(self.interrupts.id) {
             self.blocks.written(page, 0, 4095);
         }
     }
@@ -273,7 +280,10 @@ impl Cpu {
                 }
                 continue;
             }
+            self.step_aside();
+            self.attention.take(want::CODE);
             self.attention.sleep(self.until_deadline());
+            self.join();
         }
     }
 

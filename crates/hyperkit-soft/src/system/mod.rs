@@ -13,6 +13,7 @@ pub mod msr;
 pub mod operand;
 pub mod ports;
 mod random;
+mod rendezvous;
 pub mod segments;
 pub mod stack;
 pub mod state;

@@ -228,7 +228,7 @@ fn repeated<O: Operation, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
         if count == 0 {
             return Ok(Flow::Next);
         }
-        let wanted = cpu.attention.wanted() != 0 || cpu.ram.watch().pending();
+        let wanted = cpu.attention.wanted() != 0 || cpu.ram.watch().pending(cpu.interrupts.id);
         if turn == TURNS_MAX || (turn > 0 && (wanted || cpu.flags.rest & bit::TF != 0)) {
             break;
         }
