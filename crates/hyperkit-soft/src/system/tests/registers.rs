@@ -22,7 +22,7 @@ fn scale_turns_ticks_into_nanoseconds() {
         let (factor, shift) = scale(Tsc { khz });
         let ticks = u128::from(khz) * 1000 * 3600; // an hour
         let shifted = if shift < 0 { ticks >> -shift } else { ticks << shift };
-        let nanos = shifted * u128::from(factor) >> 32;
+        let nanos = (shifted * u128::from(factor)) >> 32;
         let hour = 3_600_000_000_000u128;
         assert!(nanos.abs_diff(hour) < 10_000, "{khz}: {nanos}");
     }

@@ -62,8 +62,8 @@ fn gdt(ram: &GuestRam, at: u64) {
 
 /// Identity map of the first GiB.
 fn page_tables(ram: &GuestRam, at: u64) {
-    put_u64(ram, at, at + 0x1000 | 3);
-    put_u64(ram, at + 0x1000, at + 0x2000 | 3);
+    put_u64(ram, at, (at + 0x1000) | 3);
+    put_u64(ram, at + 0x1000, (at + 0x2000) | 3);
     for n in 0..512 {
         put_u64(ram, at + 0x2000 + n * 8, n << 21 | 0x83);
     }
@@ -215,6 +215,57 @@ fn a_page_fault_handler_can_repair_the_page_and_return() {
     });
     ram.write(GuestAddr(0xa000), &handler).unwrap();
     assert_eq!(run(&ram, &state), 1234);
+}
+
+#[test]
+fn a_second_processor_starts_and_its_writes_to_running_code_are_seen() {
+    let ram = ram();
+    let first = assemble(64, 0x9000, |a| {
+        a.mov(ecx, 0x1b).unwrap();
+        a.mov(eax, 0xfee0_0d00u32 as i32).unwrap(); // x2APIC
+        a.xor(edx, edx).unwrap();
+        a.wrmsr().unwrap();
+        a.mov(ecx, 0x830).unwrap();
+        a.mov(edx, 1).unwrap(); // to processor 1:
+        a.mov(eax, 0x4500).unwrap(); // INIT
+        a.wrmsr().unwrap();
+        a.mov(eax, 0x4607).unwrap(); // start at page 7
+        a.wrmsr().unwrap();
+        a.jmp(0xb000).unwrap();
+    });
+    let state = long_mode(&ram, &first);
+    let spin = assemble(64, 0xb000, |a| {
+        a.db(&[0xeb, 0xfe]).unwrap(); // jmp to itself, until processor 1 puts two NOPs here
+        a.mov(eax, 99).unwrap();
+        a.out(RESULT as i32, eax).unwrap();
+        a.hlt().unwrap();
+    });
+    ram.write(GuestAddr(0xb000), &spin).unwrap();
+    let second = assemble(16, 0x7000, |a| {
+        a.mov(cx, 0xffff).unwrap();
+        let mut wait = a.create_label();
+        a.set_label(&mut wait).unwrap();
+        a.dec(cx).unwrap();
+        a.jne(wait).unwrap();
+        a.mov(ax, 0xb00).unwrap();
+        a.mov(ds, ax).unwrap();
+        a.mov(word_ptr(0), 0x9090).unwrap();
+        a.hlt().unwrap();
+    });
+    ram.write(GuestAddr(0x7000), &second).unwrap();
+    let vm = SoftVm::new(Arc::clone(&ram), CpuModel { vcpus: 2, tsc: Tsc::of_host() }).unwrap();
+    let result = Arc::new(AtomicU64::new(0));
+    let mut bus = Bus::default();
+    let device = Result32(Arc::clone(&result), vm.kick(0));
+    bus.ports.insert(RESULT, 4, Arc::new(Mutex::new(device))).unwrap();
+    let (mut zero, mut one) = (vm.take_vcpu(0).unwrap(), vm.take_vcpu(1).unwrap());
+    zero.set_state(&state).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(one.run(&bus).unwrap(), Exit::Kicked));
+        assert_eq!(zero.run(&bus).unwrap(), Exit::Kicked);
+        vm.kick(1).kick();
+    });
+    assert_eq!(result.load(Ordering::SeqCst), 99);
 }
 
 #[test]
