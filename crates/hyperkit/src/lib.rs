@@ -23,6 +23,7 @@ mod config;
 mod engine;
 mod lifecycle;
 mod machine;
+mod measure;
 
 pub use config::{EngineChoice, MachineConfig, SerialSink};
 pub use hyperkit_boot::{BootError, Image};
@@ -32,3 +33,4 @@ pub use hyperkit_mem::GuestRam;
 pub use hyperkit_virtio::VirtioDevice;
 pub use lifecycle::{Outcome, Stopper};
 pub use machine::{BuildError, Machine, StartError};
+pub use measure::measure;

@@ -1,12 +1,14 @@
 //! `coracle doctor`: what this host offers, and what to do about what it lacks.
 
 use std::path::Path;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
 use crate::failure::Failure;
+
+/// How long our own processor is measured.
+const MEASURE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// Free space that a guest image and its downloads want.
 const DISK_BYTES_WANTED: u64 = 1 << 30;
@@ -70,7 +72,7 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 fn soft() -> Finding {
-    match crate::machine::measure_soft() {
+    match hyperkit::measure(hyperkit::EngineKind::Soft, MEASURE) {
         Ok(mips) => Finding { mips: Some(mips), ..Finding::good("soft", format!("our processor in software: {mips:.0} million instructions a second")) },
         Err(error) => Finding::bad("soft", crate::failure::chain(&error), "report this, with the processor and system you have"),
     }
@@ -111,7 +113,7 @@ fn device(name: &'static str, path: &str, advice: &str) -> Finding {
 fn mirror() -> Finding {
     match guest_image::apt::sources::load(Path::new("/")) {
         Ok(sources) => {
-            let suites: Vec<String> = sources.iter().map(|source| format!("{} {}", source.uri, source.suite)).collect();
+            let suites: Vec<String> = sources.iter().map(|source| format!("{} {}", source.url, source.suite)).collect();
             Finding::good("mirror", suites.join(", "))
         }
         Err(error) => Finding::bad("mirror", crate::failure::chain(&error), "name a Debian mirror with --mirror URL"),

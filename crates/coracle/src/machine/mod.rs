@@ -4,18 +4,23 @@ mod console;
 mod engine;
 mod image;
 
+use std::net::SocketAddrV4;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use guest_protocol::{Network, Share};
-use hyperkit::devices::{block, rng, vsock};
+use hyperkit::devices::{block, net, p9, rng, vsock};
 use hyperkit::{BuildError, Image, Machine, MachineConfig, VirtioDevice};
+
+use vpnkit::MemoryLink;
 
 pub use self::console::Console;
 pub use self::engine::choose_engine;
 pub use self::image::{ImageChoice, cache_folder, image};
 use crate::cli::run::Arguments;
+use crate::cli::value::Protocol;
 use crate::failure::Failure;
 use crate::glue;
 use crate::session::PORTS;
@@ -32,7 +37,8 @@ pub struct Setup {
     config: MachineConfig,
     console: Console,
     opened: Receiver<(u32, UnixStream)>,
-    network: Option<Network>,
+    engine: vpnkit::Engine,
+    network: Network,
     shares: Vec<Share>,
 }
 
@@ -41,6 +47,7 @@ pub struct Running {
     machine: Arc<Machine>,
     console: Console,
     opened: Option<Receiver<(u32, UnixStream)>>,
+    _engine: vpnkit::Engine,
 }
 
 impl Setup {
@@ -49,12 +56,15 @@ impl Setup {
     /// # Errors
     /// [`Failure`], with exit code 2 for what the user can put right.
     pub fn prepare(arguments: &Arguments) -> Result<Setup, Failure> {
+        let (engine, cable) = network(arguments)?;
+        let network = vpnkit::Network::default();
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
         let (ports, opened) = glue::vsock::Ports::new(PORTS);
         let (sockets, _) = vsock::Vsock::new(GUEST_CID, Arc::new(ports));
         devices.push(Box::new(sockets));
+        devices.push(Box::new(net::Net::new(glue::net::device(&network), cable)));
         devices.push(Box::new(rng::Rng::new(Box::new(rng::HostEntropy))));
-        let shares = Vec::new();
+        let shares = shares(arguments, &mut devices)?;
         let files = image::files(arguments)?;
         if let Some(rootfs) = &files.rootfs {
             let disk = block::RawFile::open(rootfs, true).map_err(|error| Failure::of(&error))?;
@@ -72,7 +82,8 @@ impl Setup {
             serial: console.sink(),
             devices,
         };
-        Ok(Setup { config, console, opened, network: None, shares })
+        let network = glue::net::guest_network(&network);
+        Ok(Setup { config, console, opened, engine, network, shares })
     }
 
     /// The shares as the guest mounts them.
@@ -81,7 +92,7 @@ impl Setup {
     }
 
     /// The guest's network.
-    pub fn guest_network(&self) -> Option<Network> {
+    pub fn guest_network(&self) -> Network {
         self.network.clone()
     }
 
@@ -100,6 +111,7 @@ impl Setup {
             machine: Arc::new(machine),
             console: self.console,
             opened: Some(self.opened),
+            _engine: self.engine,
         })
     }
 }
@@ -143,3 +155,40 @@ fn command_line(arguments: &Arguments) -> String {
     format!("{loud} {}", arguments.append).trim_end().to_owned()
 }
 
+/// Starts the network and binds the forwarded ports, so that a port in use is told before anything is built.
+fn network(arguments: &Arguments) -> Result<(vpnkit::Engine, Arc<glue::net::Cable>), Failure> {
+    let link = Arc::new(MemoryLink::new());
+    let config = vpnkit::Config::default();
+    let guest = config.network.guest;
+    let engine = vpnkit::Engine::start(config, Arc::clone(&link) as _).map_err(|error| Failure::of(&error))?;
+    for port in &arguments.ports {
+        let protocol = match port.protocol {
+            Protocol::Tcp => vpnkit::Protocol::Tcp,
+            Protocol::Udp => vpnkit::Protocol::Udp,
+        };
+        let guest = SocketAddrV4::new(guest, port.guest);
+        engine
+            .forward(vpnkit::Forward { protocol, bind: port.bind, guest })
+            .map_err(|error| Failure::usage(&format!("-p: {}", crate::failure::chain(&error))))?;
+    }
+    Ok((engine, Arc::new(glue::net::Cable::new(link))))
+}
+
+/// Opens the host side of every share and makes its device.
+fn shares(arguments: &Arguments, devices: &mut Vec<Box<dyn VirtioDevice>>) -> Result<Vec<Share>, Failure> {
+    let mut shares = Vec::new();
+    for (n, share) in arguments.shares.iter().enumerate() {
+        let tag = format!("share{n}");
+        let source = glue::p9::source(&share.host).map_err(|why| Failure::usage(&why))?;
+        let sessions = glue::p9::sessions(&source, share.read_only)
+            .map_err(|error| Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error))))?;
+        devices.push(Box::new(p9::P9::new(&tag, sessions).map_err(|error| Failure::of(&error))?));
+        shares.push(Share {
+            tag,
+            path: share.guest.as_os_str().as_bytes().to_vec(),
+            read_only: share.read_only,
+            file: source.file.map(|name| name.as_bytes().to_vec()),
+        });
+    }
+    Ok(shares)
+}

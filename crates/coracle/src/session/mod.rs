@@ -193,7 +193,7 @@ fn request(arguments: &Arguments, setup: &Setup) -> Run {
         terminal,
         hostname: "coracle".to_owned(),
         shares: setup.guest_shares(),
-        network: setup.guest_network(),
+        network: Some(setup.guest_network()),
         time_ns: now_ns(),
     }
 }
