@@ -1,28 +1,49 @@
-//! Getting a thread out of KVM_RUN: the immediate-exit flag, and a signal for the thread that is inside.
+//! Getting a thread out of KVM_RUN: the flag of the shared page that ends it at once, and a signal whose handler
+//! raises that flag.
+//!
+//! The handler is what makes a kick safe at any moment. A signal that comes while the thread is between its last
+//! look at `wanted` and KVM_RUN would otherwise be gone before the kernel could see it; as the handler leaves the flag
+//! behind, KVM_RUN finds that instead. Spec: Linux `Documentation/virt/kvm/api.rst`, "immediate_exit".
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::Kick;
 
-/// The signal that interrupts KVM_RUN. Its handler does nothing.
+thread_local! {
+    /// The `immediate_exit` of the vCPU that this thread runs; null outside `run`. Made without code and dropped
+    /// without code, so that a signal handler may look at it.
+    static IMMEDIATE_EXIT: AtomicPtr<u8> = const { AtomicPtr::new(ptr::null_mut()) };
+}
+
+/// The signal that interrupts KVM_RUN.
 fn signal() -> libc::c_int {
     libc::SIGRTMIN() + 3
 }
 
-extern "C" fn nothing(_: libc::c_int) {}
+/// Raises the flag of the vCPU that the interrupted thread runs.
+extern "C" fn raise_immediate_exit(_: libc::c_int) {
+    IMMEDIATE_EXIT.with(|pointer| {
+        let flag = pointer.load(Ordering::SeqCst);
+        if !flag.is_null() {
+            // SAFETY: `Entered` put the pointer there on this thread and takes it away before the page goes.
+            unsafe { AtomicU8::from_ptr(flag) }.store(1, Ordering::SeqCst);
+        }
+    });
+}
 
-/// Installs the empty handler, once per process.
+/// Installs the handler, once per process.
 pub fn install_signal() -> io::Result<()> {
     static ONCE: Once = Once::new();
     let mut done = Ok(());
     ONCE.call_once(|| {
         // SAFETY: all-zero is a valid `sigaction`: no flags, an empty mask.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = nothing as *const () as usize;
-        // SAFETY: the handler touches nothing, so it may run anywhere; without SA_RESTART it ends KVM_RUN.
-        if unsafe { libc::sigaction(signal(), &action, std::ptr::null_mut()) } != 0 {
+        action.sa_sigaction = raise_immediate_exit as *const () as usize;
+        // SAFETY: the handler stores one byte through an atomic: it may run anywhere.
+        if unsafe { libc::sigaction(signal(), &action, ptr::null_mut()) } != 0 {
             done = Err(io::Error::last_os_error());
         }
     });
@@ -37,27 +58,43 @@ pub struct Kicker {
     thread: Mutex<Option<libc::pthread_t>>,
 }
 
-impl Kicker {
-    /// The current thread enters `run`.
-    pub fn enter(&self) {
-        // SAFETY: `pthread_self` cannot fail.
-        let me = unsafe { libc::pthread_self() };
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(me);
-    }
+/// A thread inside `run`: kicks signal it as long as this lives, also when a device panics.
+pub struct Entered<'a> {
+    kicker: &'a Kicker,
+    immediate_exit: &'a AtomicU8,
+}
 
-    /// The current thread leaves `run`.
-    pub fn leave(&self) {
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+impl Entered<'_> {
+    /// Makes the next KVM_RUN end at once if a kick is due, and only then. From here on a kick's signal does it.
+    pub fn arm(&self) {
+        self.immediate_exit.store(0, Ordering::SeqCst);
+        // `kick` stores `wanted` before it signals: a signal whose flag was cleared just now is seen here.
+        if self.kicker.wanted.load(Ordering::SeqCst) {
+            self.immediate_exit.store(1, Ordering::SeqCst);
+        }
     }
 
     /// Whether a kick is due; takes it.
     pub fn take(&self) -> bool {
-        self.wanted.swap(false, Ordering::SeqCst)
+        self.kicker.wanted.swap(false, Ordering::SeqCst)
     }
+}
 
-    /// Whether a kick is due.
-    pub fn due(&self) -> bool {
-        self.wanted.load(Ordering::SeqCst)
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        *self.kicker.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        IMMEDIATE_EXIT.with(|pointer| pointer.store(ptr::null_mut(), Ordering::SeqCst));
+    }
+}
+
+impl Kicker {
+    /// The current thread enters `run` of the vCPU whose shared page has this `immediate_exit`.
+    pub fn enter<'a>(&'a self, immediate_exit: &'a AtomicU8) -> Entered<'a> {
+        IMMEDIATE_EXIT.with(|pointer| pointer.store(immediate_exit.as_ptr(), Ordering::SeqCst));
+        // SAFETY: `pthread_self` cannot fail.
+        let me = unsafe { libc::pthread_self() };
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(me);
+        Entered { kicker: self, immediate_exit }
     }
 }
 
@@ -66,7 +103,7 @@ impl Kick for Kicker {
         self.wanted.store(true, Ordering::SeqCst);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = *thread {
-            // SAFETY: the thread cannot pass `leave` while the lock is held, so it exists.
+            // SAFETY: the thread cannot drop its `Entered` while the lock is held, so it exists.
             unsafe { libc::pthread_kill(thread, signal()) };
         }
     }

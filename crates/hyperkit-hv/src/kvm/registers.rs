@@ -3,8 +3,8 @@
 use std::io;
 
 use kvm_bindings::{
-    KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_dtable, kvm_fpu, kvm_mp_state,
-    kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_dtable, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_segment, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -33,7 +33,6 @@ pub fn state(fd: &VcpuFd) -> io::Result<X86State> {
     let regs = fd.get_regs()?;
     let sregs = fd.get_sregs()?;
     let debug = fd.get_debug_regs()?;
-    let fpu = fd.get_fpu()?;
     let mut state = X86State::after_reset();
     state.gpr = [
         regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8, regs.r9,
@@ -48,7 +47,7 @@ pub fn state(fd: &VcpuFd) -> io::Result<X86State> {
     (state.cr8, state.efer, state.apic_base) = (sregs.cr8, sregs.efer, sregs.apic_base);
     state.debug[..4].copy_from_slice(&debug.db);
     (state.debug[4], state.debug[5]) = (debug.dr6, debug.dr7);
-    state.fxsave = fxsave(&fpu);
+    state.fxsave = fxsave(fd)?;
     state.msrs = msrs(fd)?;
     state.halted = fd.get_mp_state()?.mp_state == KVM_MP_STATE_HALTED;
     Ok(state)
@@ -89,7 +88,7 @@ pub fn set_state(fd: &VcpuFd, state: &X86State) -> io::Result<()> {
     })?;
     let [db0, db1, db2, db3, dr6, dr7] = state.debug;
     fd.set_debug_regs(&kvm_debugregs { db: [db0, db1, db2, db3], dr6, dr7, ..Default::default() })?;
-    fd.set_fpu(&fpu(&state.fxsave)?)?;
+    set_fxsave(fd, &state.fxsave)?;
     set_msrs(fd, &state.msrs)?;
     let mp_state = if state.halted { KVM_MP_STATE_HALTED } else { KVM_MP_STATE_RUNNABLE };
     Ok(fd.set_mp_state(kvm_mp_state { mp_state })?)
@@ -126,49 +125,38 @@ fn kvm_segment_of(from: &Segment) -> kvm_segment {
     }
 }
 
-/// The layout of FXSAVE64 (SDM vol. 1, table 10-2).
-fn fxsave(fpu: &kvm_fpu) -> Vec<u8> {
-    let mut area = vec![0; 512];
-    area[0..2].copy_from_slice(&fpu.fcw.to_le_bytes());
-    area[2..4].copy_from_slice(&fpu.fsw.to_le_bytes());
-    area[4] = fpu.ftwx;
-    area[6..8].copy_from_slice(&fpu.last_opcode.to_le_bytes());
-    area[8..16].copy_from_slice(&fpu.last_ip.to_le_bytes());
-    area[16..24].copy_from_slice(&fpu.last_dp.to_le_bytes());
-    area[24..28].copy_from_slice(&fpu.mxcsr.to_le_bytes());
-    for (n, register) in fpu.fpr.iter().enumerate() {
-        area[32 + 16 * n..][..16].copy_from_slice(register);
-    }
-    for (n, register) in fpu.xmm.iter().enumerate() {
-        area[160 + 16 * n..][..16].copy_from_slice(register);
-    }
-    area
+/// Bytes of the legacy area that hold registers: control words, x87, XMM. The rest is software's or reserved.
+const FXSAVE_USED: usize = 416;
+
+/// Where XSTATE_BV lies in an XSAVE area, and its bits for x87 and SSE.
+const XSTATE_BV: usize = 512;
+const X87_AND_SSE: u32 = 0b11;
+
+/// The x87 and SSE registers in the layout of FXSAVE64 (SDM vol. 1, table 10-2), which begins an XSAVE area.
+///
+/// KVM_GET_FPU and KVM_SET_FPU will not do: they pass XSTATE_BV by, so that registers which the guest has not used yet
+/// read as what was left there, and lose at the next entry what was written.
+fn fxsave(fd: &VcpuFd) -> io::Result<Vec<u8>> {
+    let xsave = fd.get_xsave()?;
+    let mut area: Vec<u8> =
+        xsave.region.iter().flat_map(|word| word.to_le_bytes()).take(FXSAVE_USED).collect();
+    area[28..32].fill(0); // MXCSR_MASK is the host's
+    area.resize(512, 0);
+    Ok(area)
 }
 
-fn fpu(area: &[u8]) -> io::Result<kvm_fpu> {
+fn set_fxsave(fd: &VcpuFd, area: &[u8]) -> io::Result<()> {
     if area.len() != 512 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the FXSAVE area is not 512 bytes"));
     }
-    let u16_at = |at: usize| u16::from_le_bytes([area[at], area[at + 1]]);
-    let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
-    let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
-    let mut fpu = kvm_fpu {
-        fcw: u16_at(0),
-        fsw: u16_at(2),
-        ftwx: area[4],
-        last_opcode: u16_at(6),
-        last_ip: u64_at(8),
-        last_dp: u64_at(16),
-        mxcsr: u32_at(24),
-        ..Default::default()
-    };
-    for (n, register) in fpu.fpr.iter_mut().enumerate() {
-        register.copy_from_slice(&area[32 + 16 * n..][..16]);
+    let mut xsave = fd.get_xsave()?;
+    for (word, bytes) in xsave.region.iter_mut().zip(area[..FXSAVE_USED].as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(*bytes);
     }
-    for (n, register) in fpu.xmm.iter_mut().enumerate() {
-        register.copy_from_slice(&area[160 + 16 * n..][..16]);
-    }
-    Ok(fpu)
+    xsave.region[XSTATE_BV / 4] |= X87_AND_SSE;
+    // SAFETY: the kernel reads more than `xsave` only for a process that was granted AMX for its guests
+    // (`arch_prctl(ARCH_REQ_XCOMP_GUEST_PERM)`), which nobody here asks for.
+    Ok(unsafe { fd.set_xsave(&xsave) }?)
 }
 
 /// The registers of [`MSRS`] that this KVM has.

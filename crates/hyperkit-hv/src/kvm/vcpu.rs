@@ -2,12 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use hyperkit_bus::Bus;
 use hyperkit_mem::GuestRam;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
-use super::kick::Kicker;
+use super::kick::{Entered, Kicker};
 use super::registers;
 use crate::{EngineKind, Exit, Vcpu, VcpuError, X86State};
 
@@ -24,20 +25,18 @@ impl KvmVcpu {
         KvmVcpu { fd, kicker, _ram: ram, _vm: vm }
     }
 
-    fn step(&mut self, bus: &Bus) -> Result<Option<Exit>, VcpuError> {
-        // A signal that came before KVM_RUN is lost to it, so the flag is looked at with the signal's own order:
-        // `kick` sets it first.
-        if self.kicker.due() {
-            self.fd.set_kvm_immediate_exit(1);
-        }
+    /// Enters the guest once. A kick ends the run only when KVM_RUN has ended for it: then no access of the guest is
+    /// half done, and the registers may be read.
+    fn step(&mut self, entered: &Entered<'_>, bus: &Bus) -> Result<Option<Exit>, VcpuError> {
+        entered.arm();
         let stopped = match self.fd.run() {
             Ok(exit) => on_exit(exit, bus),
-            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => Ok(None),
+            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+                Ok(entered.take().then_some(Exit::Kicked))
+            }
             Err(error) => Err(Stop::Host(error.into())),
         };
-        self.fd.set_kvm_immediate_exit(0);
         match stopped {
-            Ok(None) => Ok(self.kicker.take().then_some(Exit::Kicked)),
             Ok(exit) => Ok(exit),
             Err(Stop::Host(source)) => Err(VcpuError::Host { what: "KVM_RUN", source }),
             Err(Stop::Engine(why)) => {
@@ -86,16 +85,17 @@ fn port_width(len: usize) -> usize {
 
 impl Vcpu for KvmVcpu {
     fn run(&mut self, bus: &Bus) -> Result<Exit, VcpuError> {
-        self.kicker.enter();
-        let exit = loop {
-            match self.step(bus) {
-                Ok(None) => {}
-                Ok(Some(exit)) => break Ok(exit),
-                Err(error) => break Err(error),
+        let flag = &raw mut self.fd.get_kvm_run().immediate_exit;
+        // SAFETY: the page is mapped as long as `fd`, which `self` borrowed for this call holds; one byte needs no
+        // alignment, and the kernel reads it as one.
+        let flag = unsafe { AtomicU8::from_ptr(flag) };
+        let kicker = self.kicker.clone();
+        let entered = kicker.enter(flag);
+        loop {
+            if let Some(exit) = self.step(&entered, bus)? {
+                return Ok(exit);
             }
-        };
-        self.kicker.leave();
-        exit
+        }
     }
 
     fn state(&mut self) -> Result<X86State, VcpuError> {
