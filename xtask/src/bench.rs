@@ -24,7 +24,8 @@ fn prepare() -> Result<Image> {
     packages::ensure(packages::BENCH)?;
     run_program(&mut cargo(&["build", "--release", "--quiet", "--package", "coracle"]))?;
     let image = output(Command::new(coracle()).args(["image", "build", "--json"]))?;
-    let image: serde_json::Value = serde_json::from_str(&image).context("`coracle image build --json` is not JSON")?;
+    let image: serde_json::Value =
+        serde_json::from_str(&image).context("`coracle image build --json` is not JSON")?;
     let kernel = image["kernel"].as_str().context("the image has no kernel")?.to_owned();
     Ok(Image { kernel })
 }
@@ -76,7 +77,20 @@ fn our_boot(kernel: &str, initrd: &str, append: &str) -> Command {
 
 fn qemu_boot(kernel: &str, initrd: &str, append: &str) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["120", "qemu-system-x86_64", "-M", "microvm", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "1"]);
+    command.args([
+        "120",
+        "qemu-system-x86_64",
+        "-M",
+        "microvm",
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-m",
+        "512",
+        "-smp",
+        "1",
+    ]);
     command.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio"]);
     command.args(["-kernel", kernel, "-initrd", initrd, "-append", append]);
     command
@@ -107,20 +121,32 @@ pub fn cpu(arguments: &[&str]) -> Result<()> {
     let folder = guest::Folder::new()?;
     let program = guest::loops_program()?;
     let initrd = folder.write("loops.cpio", &guest::initramfs(&std::fs::read(&program)?))?;
-    let append = format!("console=ttyS0 quiet panic=-1 cryptomgr.notests tsc_early_khz={}", measure::tsc_khz());
+    let append =
+        format!("console=ttyS0 quiet panic=-1 cryptomgr.notests tsc_early_khz={}", measure::tsc_khz());
     let (mut ours, mut theirs, mut native) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
         ours.push(guest::loop_times(&output(&mut our_boot(&image.kernel, &initrd, &append))?)?);
         theirs.push(guest::loop_times(&output(&mut qemu_boot(&image.kernel, &initrd, &append))?)?);
         native.push(guest::loop_times(&output(&mut Command::new(&program))?)?);
     }
-    println!("three loops in a guest, {runs} runs each in turn, medians: seconds (million instructions a second)");
-    println!("{:<10} {:>18} {:>18} {:>18} {:>14}", "loop", "ours (soft)", "QEMU 7.2 TCG", "native", "ours / TCG");
+    println!(
+        "three loops in a guest, {runs} runs each in turn, medians: seconds (million instructions a second)"
+    );
+    println!(
+        "{:<10} {:>18} {:>18} {:>18} {:>14}",
+        "loop", "ours (soft)", "QEMU 7.2 TCG", "native", "ours / TCG"
+    );
     for (n, (name, instructions)) in guest::LOOPS.iter().enumerate() {
         let of = |side: &[Vec<f64>]| median(&side.iter().map(|times| times[n]).collect::<Vec<_>>());
         let cell = |m: &Median| format!("{:.3} ({:.0})", m.middle, *instructions as f64 / m.middle / 1e6);
         let (a, b, c) = (of(&ours), of(&theirs), of(&native));
-        println!("{name:<10} {:>18} {:>18} {:>18} {:>14.2}", cell(&a), cell(&b), cell(&c), a.middle / b.middle);
+        println!(
+            "{name:<10} {:>18} {:>18} {:>18} {:>14.2}",
+            cell(&a),
+            cell(&b),
+            cell(&c),
+            a.middle / b.middle
+        );
     }
     Ok(())
 }

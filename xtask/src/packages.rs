@@ -12,7 +12,8 @@ pub type Wanted = (&'static str, &'static str);
 /// Peers of the tests: a 9P server, archive and image tools, network clients.
 pub const TEST: &[Wanted] = &[
     ("diod", "diod"),
-    ("unsquashfs", "squashfs-tools"),
+    ("fsck.erofs", "erofs-utils"),
+    ("cpio", "cpio"),
     ("curl", "curl"),
     ("git", "git"),
     ("make", "make"),
@@ -26,12 +27,16 @@ pub const BENCH: &[Wanted] = &[("qemu-system-x86_64", "qemu-system-x86")];
 
 /// Installs what is missing, if we may; says what stays missing otherwise.
 pub fn ensure(wanted: &[Wanted]) -> Result<()> {
-    let missing: Vec<&str> = wanted.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
     if !has("apt-get") || !am_root() {
-        eprintln!("xtask: not installed, and not ours to install: {} (tests that want them say SKIP)", missing.join(" "));
+        eprintln!(
+            "xtask: not installed, and not ours to install: {} (tests that want them say SKIP)",
+            missing.join(" ")
+        );
         return Ok(());
     }
     let mut update = Command::new("apt-get");
@@ -42,6 +47,7 @@ pub fn ensure(wanted: &[Wanted]) -> Result<()> {
 }
 
 fn am_root() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0")))
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"))
+    })
 }

@@ -32,7 +32,8 @@ const UNSAFE: &[(&str, &str)] = &[
 const LEAVES: &[&str] = &["p9p", "guest-protocol"];
 
 /// Marks that must not land, spelt so that this file does not trip over itself.
-const MARKS: &[&str] = &[concat!("FIX", "ME"), concat!("XX", "X:"), concat!("unimpl", "emented!("), concat!("#[ig", "nore")];
+const MARKS: &[&str] =
+    &[concat!("FIX", "ME"), concat!("XX", "X:"), concat!("unimpl", "emented!("), concat!("#[ig", "nore")];
 
 /// Checks all rules; every violation is one line.
 pub fn tidy() -> Result<()> {
@@ -81,8 +82,14 @@ fn check_file(path: &Path, wrong: &mut Vec<String>) -> Result<()> {
         }
     }
     let is_root = name.ends_with("src/lib.rs") || name.ends_with("src/main.rs");
-    let allowed = UNSAFE.iter().any(|(package, _)| name.contains(&format!("/{package}/")) || name.starts_with("guest/"));
-    if is_root && !allowed && !text.contains("#![forbid(unsafe_code)]") && !text.contains("#![deny(unsafe_code)]") {
+    let allowed = UNSAFE
+        .iter()
+        .any(|(package, _)| name.contains(&format!("/{package}/")) || name.starts_with("guest/"));
+    if is_root
+        && !allowed
+        && !text.contains("#![forbid(unsafe_code)]")
+        && !text.contains("#![deny(unsafe_code)]")
+    {
         wrong.push(format!("{name} does not forbid unsafe code"));
     }
     Ok(())
@@ -90,21 +97,34 @@ fn check_file(path: &Path, wrong: &mut Vec<String>) -> Result<()> {
 
 /// Which family a crate belongs to.
 fn family(package: &str) -> &str {
-    ["hyperkit", "vpnkit", "datakit", "guest"].into_iter().find(|family| package.starts_with(family)).unwrap_or(package)
+    ["hyperkit", "vpnkit", "datakit", "guest"]
+        .into_iter()
+        .find(|family| package.starts_with(family))
+        .unwrap_or(package)
 }
 
 fn check_edges(wrong: &mut Vec<String>) -> Result<()> {
     let metadata = output(&mut cargo(&["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
     let mut imports: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default().to_owned();
-        let of_workspace = package["dependencies"].as_array().into_iter().flatten().filter(|import| import["path"].is_string());
-        imports.insert(name, of_workspace.filter_map(|import| import["name"].as_str().map(str::to_owned)).collect());
+        let of_workspace = package["dependencies"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|import| import["path"].is_string());
+        imports.insert(
+            name,
+            of_workspace.filter_map(|import| import["name"].as_str().map(str::to_owned)).collect(),
+        );
     }
     for (package, names) in &imports {
         for import in names {
-            let crosses = family(package) != family(import) && package != "coracle" && !LEAVES.contains(&import.as_str());
+            let crosses = family(package) != family(import)
+                && package != "coracle"
+                && !LEAVES.contains(&import.as_str());
             if crosses || import == "coracle" {
                 wrong.push(format!("{package} imports {import}: families meet only in coracle"));
             }

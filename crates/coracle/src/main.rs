@@ -17,6 +17,7 @@ mod terminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    sys::raise_open_files();
     let done = cli::Cli::from_arguments().and_then(cli::Cli::perform);
     match done {
         Ok(code) => ExitCode::from(code),

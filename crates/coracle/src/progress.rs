@@ -24,7 +24,9 @@ impl guest_image::Progress for Bar {
         } else {
             "{msg:<40} {spinner}"
         };
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
         bar.set_message(name.to_owned());
         bar.enable_steady_tick(std::time::Duration::from_millis(100));
         *self.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(bar);

@@ -20,7 +20,9 @@ impl Terminal {
     /// [`Failure`] with exit code 2 when stdin is not a terminal.
     pub fn of_stdin() -> Result<Terminal, Failure> {
         if !rustix::termios::isatty(std::io::stdin()) {
-            return Err(Failure::usage("-t: stdin is not a terminal; leave -t out, or run it from a terminal"));
+            return Err(Failure::usage(
+                "-t: stdin is not a terminal; leave -t out, or run it from a terminal",
+            ));
         }
         Ok(Terminal { before: None })
     }
@@ -39,7 +41,9 @@ impl Terminal {
     /// Lines and columns; 24 by 80 where the terminal does not know.
     pub fn size() -> WindowSize {
         match tcgetwinsize(std::io::stdin().as_fd()) {
-            Ok(size) if size.ws_row > 0 && size.ws_col > 0 => WindowSize { rows: size.ws_row, columns: size.ws_col },
+            Ok(size) if size.ws_row > 0 && size.ws_col > 0 => {
+                WindowSize { rows: size.ws_row, columns: size.ws_col }
+            }
             _ => WindowSize { rows: 24, columns: 80 },
         }
     }

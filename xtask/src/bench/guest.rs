@@ -47,8 +47,10 @@ pub fn poweroff_program() -> Vec<u8> {
     const BASE: u64 = 0x40_0000;
     let total = 120 + code.len() as u64;
     let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let u16s = |elf: &mut Vec<u8>, values: &[u16]| values.iter().for_each(|value| elf.extend(value.to_le_bytes()));
-    let u64s = |elf: &mut Vec<u8>, values: &[u64]| values.iter().for_each(|value| elf.extend(value.to_le_bytes()));
+    let u16s =
+        |elf: &mut Vec<u8>, values: &[u16]| values.iter().for_each(|value| elf.extend(value.to_le_bytes()));
+    let u64s =
+        |elf: &mut Vec<u8>, values: &[u64]| values.iter().for_each(|value| elf.extend(value.to_le_bytes()));
     u16s(&mut elf, &[2, 62, 1, 0]);
     u64s(&mut elf, &[BASE + 120, 64, 0]);
     u16s(&mut elf, &[0, 0, 64, 56, 1, 0, 0, 0]);
@@ -62,7 +64,8 @@ pub fn poweroff_program() -> Vec<u8> {
 pub fn initramfs(init: &[u8]) -> Vec<u8> {
     let mut cpio = Vec::new();
     let mut put = |name: &str, mode: u32, device: (u32, u32), bytes: &[u8]| {
-        let fields = [0, mode, 0, 0, 1, 0, bytes.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0];
+        let fields =
+            [0, mode, 0, 0, 1, 0, bytes.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0];
         cpio.extend(b"070701");
         cpio.extend(fields.map(|field| format!("{field:08x}")).concat().bytes());
         cpio.extend(name.bytes().chain([0]));
@@ -80,7 +83,8 @@ pub fn initramfs(init: &[u8]) -> Vec<u8> {
 /// Builds `guest/loops`, static, and gives its path.
 pub fn loops_program() -> Result<PathBuf> {
     let target = root().join("target/guest-loops");
-    let mut cargo = crate::run::cargo(&["build", "--quiet", "--package", "guest-loops", "--profile", "guest"]);
+    let mut cargo =
+        crate::run::cargo(&["build", "--quiet", "--package", "guest-loops", "--profile", "guest"]);
     cargo.args(["--target", "x86_64-unknown-linux-gnu", "--target-dir"]).arg(&target);
     run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static"))?;
     Ok(target.join("x86_64-unknown-linux-gnu/guest/guest-loops"))
@@ -92,7 +96,10 @@ pub fn loop_times(printed: &str) -> Result<Vec<f64>> {
         .iter()
         .map(|(name, _)| {
             let line = printed.lines().find_map(|line| line.trim().strip_prefix(&format!("loop {name} ")));
-            let ns: f64 = line.with_context(|| format!("no time of the loop `{name}` in: {printed}"))?.trim().parse()?;
+            let ns: f64 = line
+                .with_context(|| format!("no time of the loop `{name}` in: {printed}"))?
+                .trim()
+                .parse()?;
             Ok(ns / 1e9)
         })
         .collect()

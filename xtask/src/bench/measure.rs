@@ -56,7 +56,8 @@ pub struct Usage {
 /// Runs a machine and watches its memory. The guest's RAM is the one largest mapping of the process.
 pub fn usage(command: &mut Command) -> Result<Usage> {
     let began = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("it cannot be started")?;
+    let mut child =
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("it cannot be started")?;
     let mut most = 0f64;
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -80,7 +81,8 @@ pub fn usage(command: &mut Command) -> Result<Usage> {
 /// Resident MiB of a process without its largest mapping.
 fn resident_beyond_guest(pid: u32) -> Option<f64> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
-    let field = |line: &str, name: &str| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok();
+    let field =
+        |line: &str, name: &str| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok();
     let (mut total, mut size, mut largest) = (0, 0, (0, 0));
     for line in maps.lines() {
         if let Some(kib) = field(line, "Size:") {
@@ -99,7 +101,9 @@ pub fn tsc_khz() -> u64 {
     let read = || {
         let mut ticks = 0;
         if let Ok(cpuinfo) = std::fs::read_to_string("/proc/cpuinfo") {
-            let mhz = cpuinfo.lines().find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse::<f64>().ok());
+            let mhz = cpuinfo
+                .lines()
+                .find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse::<f64>().ok());
             ticks = (mhz.unwrap_or(2500.0) * 1000.0) as u64;
         }
         ticks

@@ -73,16 +73,27 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
 
 fn soft() -> Finding {
     match hyperkit::measure(hyperkit::EngineKind::Soft, MEASURE) {
-        Ok(mips) => Finding { mips: Some(mips), ..Finding::good("soft", format!("our processor in software: {mips:.0} million instructions a second")) },
-        Err(error) => Finding::bad("soft", crate::failure::chain(&error), "report this, with the processor and system you have"),
+        Ok(mips) => Finding {
+            mips: Some(mips),
+            ..Finding::good(
+                "soft",
+                format!("our processor in software: {mips:.0} million instructions a second"),
+            )
+        },
+        Err(error) => Finding::bad(
+            "soft",
+            crate::failure::chain(&error),
+            "report this, with the processor and system you have",
+        ),
     }
 }
 
 fn kvm() -> Finding {
     match hyperkit_hv::kvm::speed() {
-        Ok(speed) if speed.is_hardware() => {
-            Finding { mips: Some(speed.mips), ..Finding::good("kvm", format!("hardware: {:.0} million instructions a second", speed.mips)) }
-        }
+        Ok(speed) if speed.is_hardware() => Finding {
+            mips: Some(speed.mips),
+            ..Finding::good("kvm", format!("hardware: {:.0} million instructions a second", speed.mips))
+        },
         Ok(speed) => Finding {
             mips: Some(speed.mips),
             ..Finding::bad(
@@ -91,16 +102,28 @@ fn kvm() -> Finding {
                 "nothing to do: our own processor is faster and is used instead",
             )
         },
-        Err(error) => Finding::bad("kvm", crate::failure::chain(&error), "not needed; with it machines run at the hardware's speed"),
+        Err(error) => Finding::bad(
+            "kvm",
+            crate::failure::chain(&error),
+            "not needed; with it machines run at the hardware's speed",
+        ),
     }
 }
 
 fn fuse() -> Finding {
-    device("fuse", "/dev/fuse", "not needed to run machines; load the module fuse to mount DataKit repositories")
+    device(
+        "fuse",
+        "/dev/fuse",
+        "not needed to run machines; load the module fuse to mount DataKit repositories",
+    )
 }
 
 fn tun() -> Finding {
-    device("tun", "/dev/net/tun", "not needed to run machines; load the module tun to attach network namespaces")
+    device(
+        "tun",
+        "/dev/net/tun",
+        "not needed to run machines; load the module tun to attach network namespaces",
+    )
 }
 
 fn device(name: &'static str, path: &str, advice: &str) -> Finding {
@@ -113,10 +136,13 @@ fn device(name: &'static str, path: &str, advice: &str) -> Finding {
 fn mirror() -> Finding {
     match guest_image::apt::sources::load(Path::new("/")) {
         Ok(sources) => {
-            let suites: Vec<String> = sources.iter().map(|source| format!("{} {}", source.url, source.suite)).collect();
+            let suites: Vec<String> =
+                sources.iter().map(|source| format!("{} {}", source.url, source.suite)).collect();
             Finding::good("mirror", suites.join(", "))
         }
-        Err(error) => Finding::bad("mirror", crate::failure::chain(&error), "name a Debian mirror with --mirror URL"),
+        Err(error) => {
+            Finding::bad("mirror", crate::failure::chain(&error), "name a Debian mirror with --mirror URL")
+        }
     }
 }
 
@@ -133,6 +159,10 @@ fn disk() -> Finding {
                 Finding::bad("disk", found, "free a gigabyte there, or set XDG_CACHE_HOME to a larger disk")
             }
         }
-        Err(error) => Finding::bad("disk", format!("{}: {error}", existing.display()), "set XDG_CACHE_HOME to a folder of yours"),
+        Err(error) => Finding::bad(
+            "disk",
+            format!("{}: {error}", existing.display()),
+            "set XDG_CACHE_HOME to a folder of yours",
+        ),
     }
 }

@@ -69,13 +69,20 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
                 println!("{:#}", serde_json::Value::from(list));
             } else {
                 for image in images {
-                    println!("{:<20} {:>6} MiB  kernel {}  {}", image.id, image.bytes >> 20, image.kernel_version, image.packages.join(" "));
+                    println!(
+                        "{:<20} {:>6} MiB  kernel {}  {}",
+                        image.id,
+                        image.bytes >> 20,
+                        image.kernel_version,
+                        image.packages.join(" ")
+                    );
                 }
             }
         }
         Command::Prune { all } => {
             let keep = usize::from(!all);
-            let freed = guest_image::prune(&machine::cache_folder(), keep).map_err(|error| Failure::of(&error))?;
+            let freed =
+                guest_image::prune(&machine::cache_folder(), keep).map_err(|error| Failure::of(&error))?;
             println!("{} MiB freed", freed >> 20);
         }
     }

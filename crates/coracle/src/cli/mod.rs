@@ -34,12 +34,16 @@ impl Cli {
     /// [`Failure`] with one line, exit code 2.
     pub fn from_arguments() -> Result<Cli, Failure> {
         Cli::try_parse().map_err(|error| {
-            use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+            use clap::error::ErrorKind::{
+                DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
+            };
             if matches!(error.kind(), DisplayHelp | DisplayVersion) {
                 error.exit();
             }
             if error.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
-                return Failure::usage("nothing to do: say `coracle run -- COMMAND`, or see `coracle --help`");
+                return Failure::usage(
+                    "nothing to do: say `coracle run -- COMMAND`, or see `coracle --help`",
+                );
             }
             Failure::usage(&first_line(&error.to_string()))
         })

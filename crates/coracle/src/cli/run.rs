@@ -99,7 +99,8 @@ impl clap::builder::TypedValueParser for ShareParser {
         _argument: Option<&clap::Arg>,
         value: &std::ffi::OsStr,
     ) -> Result<Share, clap::Error> {
-        value::share(value).map_err(|why| clap::Error::raw(clap::error::ErrorKind::ValueValidation, why + "\n\n"))
+        value::share(value)
+            .map_err(|why| clap::Error::raw(clap::error::ErrorKind::ValueValidation, why + "\n\n"))
     }
 }
 
@@ -139,11 +140,16 @@ fn check(arguments: &Arguments) -> Result<(), Failure> {
 fn check_memory(bytes: u64) -> Result<(), Failure> {
     let host = crate::sys::memory_bytes();
     if bytes < MEMORY_BYTES_MIN {
-        return Err(Failure::usage(&format!("--memory: {bytes} bytes are too few, the guest needs at least 64M")));
+        return Err(Failure::usage(&format!(
+            "--memory: {bytes} bytes are too few, the guest needs at least 64M"
+        )));
     }
     if bytes > host {
         let mib = host >> 20;
-        return Err(Failure::usage(&format!("--memory: {} MiB asked for, this host has {mib} MiB", bytes >> 20)));
+        return Err(Failure::usage(&format!(
+            "--memory: {} MiB asked for, this host has {mib} MiB",
+            bytes >> 20
+        )));
     }
     Ok(())
 }

@@ -71,7 +71,10 @@ pub fn share(text: &OsStr) -> Result<Share, String> {
         [paths @ .., b':', b'r', b'w'] => (paths, false),
         paths => (paths, false),
     };
-    let split = paths.windows(2).rposition(|pair| pair == b":/").ok_or_else(|| refused("the guest's path must be absolute"))?;
+    let split = paths
+        .windows(2)
+        .rposition(|pair| pair == b":/")
+        .ok_or_else(|| refused("the guest's path must be absolute"))?;
     let (host, guest) = (&paths[..split], &paths[split + 1..]);
     if host.is_empty() {
         return Err(refused("the host's path is empty"));
@@ -108,14 +111,16 @@ pub struct Port {
 /// # Errors
 /// A line that says what a port looks like.
 pub fn port(text: &str) -> Result<Port, String> {
-    let refused = |why: &str| format!("`{text}` is not a port like 8080:80, 127.0.0.1:8080:80 or 5353:53/udp: {why}");
+    let refused =
+        |why: &str| format!("`{text}` is not a port like 8080:80, 127.0.0.1:8080:80 or 5353:53/udp: {why}");
     let (ports, protocol) = match text.rsplit_once('/') {
         None => (text, Protocol::Tcp),
         Some((ports, "tcp")) => (ports, Protocol::Tcp),
         Some((ports, "udp")) => (ports, Protocol::Udp),
         Some((_, other)) => return Err(refused(&format!("`{other}` is neither tcp nor udp"))),
     };
-    let number = |text: &str| text.parse::<u16>().map_err(|_| refused(&format!("`{text}` is not a port number")));
+    let number =
+        |text: &str| text.parse::<u16>().map_err(|_| refused(&format!("`{text}` is not a port number")));
     let (rest, guest) = ports.rsplit_once(':').ok_or_else(|| refused("the guest's port is missing"))?;
     let guest = number(guest)?;
     if guest == 0 {
@@ -155,7 +160,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("512M", 512 << 20), ("2g", 2 << 30), ("1GiB", 1 << 30), ("64", 64 << 20), ("4096K", 4 << 20)] {
+        for (text, bytes) in
+            [("512M", 512 << 20), ("2g", 2 << 30), ("1GiB", 1 << 30), ("64", 64 << 20), ("4096K", 4 << 20)]
+        {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in ["", "M", "-1", "1X", "1.5G", "99999999999999T", "5MM"] {

@@ -9,6 +9,9 @@ const KEPT_BYTES: usize = 16 << 10;
 /// How many lines are shown.
 const LINES_SHOWN: usize = 15;
 
+/// What the kernel says when it gives up.
+pub const PANIC: &str = "Kernel panic";
+
 /// Where the console's bytes go besides being kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Show {
@@ -66,14 +69,17 @@ impl Console {
         self.text().contains(needle)
     }
 
-    /// The last lines, each behind a mark, without control characters; empty if they were shown already.
+    /// The last lines, each behind a mark, without control characters; empty if they were shown already. A panic is
+    /// shown from its first line, which says more than its last.
     pub fn last_lines(&self) -> String {
         if self.show != Show::Nowhere {
             return String::new();
         }
         let text = self.text();
         let lines: Vec<&str> = text.lines().collect();
-        let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+        let last = lines.len().saturating_sub(LINES_SHOWN);
+        let first = lines.iter().position(|line| line.contains(PANIC)).map_or(last, |panic| panic.min(last));
+        let shown = &lines[first..lines.len().min(first + LINES_SHOWN)];
         shown.iter().map(|line| format!("| {}\n", line.replace(char::is_control, ""))).collect()
     }
 }
@@ -94,5 +100,18 @@ mod tests {
         assert!(shown.ends_with("| line 9999[31m\n"), "{shown}");
         assert!(console.text().len() <= KEPT_BYTES);
         assert!(console.contains("line 9999"));
+    }
+
+    #[test]
+    fn a_panic_is_shown_from_its_first_line() {
+        let console = Console::new(false, false);
+        let mut sink = console.sink();
+        sink(b"before\nKernel panic - not syncing: why\n");
+        for n in 0..40 {
+            sink(format!("trace {n}\n").as_bytes());
+        }
+        let shown = console.last_lines();
+        assert!(shown.starts_with("| Kernel panic - not syncing: why\n"), "{shown}");
+        assert_eq!(shown.lines().count(), LINES_SHOWN);
     }
 }

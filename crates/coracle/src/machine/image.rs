@@ -66,7 +66,9 @@ pub fn image(choice: &ImageChoice) -> Result<GuestImage, Failure> {
 
 /// The proxies of the environment.
 fn proxies() -> Proxies {
-    let of = |names: [&str; 2]| names.into_iter().find_map(|name| std::env::var(name).ok()).filter(|url| !url.is_empty());
+    let of = |names: [&str; 2]| {
+        names.into_iter().find_map(|name| std::env::var(name).ok()).filter(|url| !url.is_empty())
+    };
     Proxies { http: of(["http_proxy", "HTTP_PROXY"]), https: of(["https_proxy", "HTTPS_PROXY"]) }
 }
 

@@ -16,7 +16,7 @@ use hyperkit::{BuildError, Image, Machine, MachineConfig, VirtioDevice};
 
 use vpnkit::MemoryLink;
 
-pub use self::console::Console;
+pub use self::console::{Console, PANIC};
 pub use self::engine::choose_engine;
 pub use self::image::{ImageChoice, cache_folder, image};
 use crate::cli::run::Arguments;
@@ -103,7 +103,10 @@ impl Setup {
     pub fn start(self) -> Result<Running, Failure> {
         let machine = Machine::build(self.config).map_err(|error| {
             let failure = Failure::of(&error);
-            let of_user = matches!(error, BuildError::Kernel(_) | BuildError::NoVcpu | BuildError::TooManyDevices { .. });
+            let of_user = matches!(
+                error,
+                BuildError::Kernel(_) | BuildError::NoVcpu | BuildError::TooManyDevices { .. }
+            );
             if of_user { Failure::usage(&failure.message) } else { failure }
         })?;
         machine.start().map_err(|error| Failure::of(&error))?;
@@ -151,7 +154,11 @@ fn command_line(arguments: &Arguments) -> String {
     if arguments.initrd.is_some() {
         return arguments.append.clone();
     }
-    let loud = if arguments.console { KERNEL_PARAMETERS.replace("quiet ", "") } else { KERNEL_PARAMETERS.to_owned() };
+    let loud = if arguments.console {
+        KERNEL_PARAMETERS.replace("quiet ", "")
+    } else {
+        KERNEL_PARAMETERS.to_owned()
+    };
     format!("{loud} {}", arguments.append).trim_end().to_owned()
 }
 
@@ -160,7 +167,8 @@ fn network(arguments: &Arguments) -> Result<(vpnkit::Engine, Arc<glue::net::Cabl
     let link = Arc::new(MemoryLink::new());
     let config = vpnkit::Config::default();
     let guest = config.network.guest;
-    let engine = vpnkit::Engine::start(config, Arc::clone(&link) as _).map_err(|error| Failure::of(&error))?;
+    let engine =
+        vpnkit::Engine::start(config, Arc::clone(&link) as _).map_err(|error| Failure::of(&error))?;
     for port in &arguments.ports {
         let protocol = match port.protocol {
             Protocol::Tcp => vpnkit::Protocol::Tcp,
@@ -180,8 +188,9 @@ fn shares(arguments: &Arguments, devices: &mut Vec<Box<dyn VirtioDevice>>) -> Re
     for (n, share) in arguments.shares.iter().enumerate() {
         let tag = format!("share{n}");
         let source = glue::p9::source(&share.host).map_err(|why| Failure::usage(&why))?;
-        let sessions = glue::p9::sessions(&source, share.read_only)
-            .map_err(|error| Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error))))?;
+        let sessions = glue::p9::sessions(&source, share.read_only).map_err(|error| {
+            Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error)))
+        })?;
         devices.push(Box::new(p9::P9::new(&tag, sessions).map_err(|error| Failure::of(&error))?));
         shares.push(Share {
             tag,

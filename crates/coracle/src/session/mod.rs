@@ -17,7 +17,7 @@ use self::streams::Streams;
 use crate::cli::run::Arguments;
 use crate::cli::value;
 use crate::failure::{Failure, MACHINE};
-use crate::machine::{Running, Setup};
+use crate::machine::{PANIC, Running, Setup};
 use crate::terminal::Terminal;
 
 /// Ports that PID 1 connects to.
@@ -114,7 +114,9 @@ impl Session {
                 }
             }
             Event::Guest(FromGuest::Started) => self.started = true,
-            Event::Guest(FromGuest::Exited(code)) => return Ok(Some(End { code: code as u8, command_ended: true })),
+            Event::Guest(FromGuest::Exited(code)) => {
+                return Ok(Some(End { code: code as u8, command_ended: true }));
+            }
             Event::Guest(FromGuest::Signaled(signal)) => {
                 return Ok(Some(End { code: 128u8.wrapping_add(signal as u8), command_ended: true }));
             }
@@ -143,14 +145,16 @@ impl Session {
     }
 
     fn on_end(&self, outcome: &Outcome, running: &Running) -> Result<End, Failure> {
-        let panicked = running.console().contains("Kernel panic");
+        let panicked = running.console().contains(PANIC);
         let orderly = matches!(outcome, Outcome::PoweredOff | Outcome::Reset);
         if self.control.is_none() && self.request.is_none() && orderly && !panicked {
             return Ok(End { code: 0, command_ended: false });
         }
         eprint!("{}", running.console().last_lines());
         let what = if panicked { "the guest's kernel panicked".to_owned() } else { ending(outcome) };
-        Err(Failure::machine(&format!("{what} before the command was done; above are its last console lines")))
+        Err(Failure::machine(&format!(
+            "{what} before the command was done; above are its last console lines"
+        )))
     }
 
     fn tell(&mut self, message: &ToGuest) {
@@ -166,7 +170,8 @@ impl Session {
         if self.control.is_some() {
             self.tell(&ToGuest::PowerOff);
             let deadline = Instant::now() + POWER_OFF_MAX;
-            while let Ok(event) = self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            while let Ok(event) = self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 if matches!(event, Event::Ended(_)) {
                     break;
                 }

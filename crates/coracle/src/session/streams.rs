@@ -22,7 +22,11 @@ pub struct Streams {
 
 impl Streams {
     /// Serves the guest's connections as they come.
-    pub fn accept(opened: Receiver<(u32, UnixStream)>, events: Sender<Event>, arguments: &Arguments) -> Streams {
+    pub fn accept(
+        opened: Receiver<(u32, UnixStream)>,
+        events: Sender<Event>,
+        arguments: &Arguments,
+    ) -> Streams {
         let terminal = arguments.tty;
         let acceptor = thread::spawn(move || {
             let mut outputs = Vec::new();
@@ -50,7 +54,13 @@ impl Streams {
     }
 }
 
-fn serve(port: u32, stream: UnixStream, terminal: bool, events: &Sender<Event>, outputs: &mut Vec<JoinHandle<()>>) {
+fn serve(
+    port: u32,
+    stream: UnixStream,
+    terminal: bool,
+    events: &Sender<Event>,
+    outputs: &mut Vec<JoinHandle<()>>,
+) {
     match port {
         CONTROL_PORT => control(stream, events.clone()),
         STDIN_PORT => feed(stream),

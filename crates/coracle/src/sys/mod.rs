@@ -4,4 +4,4 @@
 mod linux;
 
 #[cfg(target_os = "linux")]
-pub use linux::memory_bytes;
+pub use linux::{memory_bytes, raise_open_files};

@@ -10,7 +10,11 @@ fn a_guest_that_panics_ends_the_run_with_its_last_lines() {
     let began = Instant::now();
     let done = sh(&[], "echo c > /proc/sysrq-trigger; sleep 100").done();
     assert_eq!(done.code, Some(125), "{}", done.stderr);
-    assert!(done.stderr.contains("Kernel panic") && done.stderr.contains("coracle: the guest's kernel panicked"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("Kernel panic") && done.stderr.contains("coracle: the guest's kernel panicked"),
+        "{}",
+        done.stderr
+    );
     assert!(began.elapsed() < Duration::from_secs(90));
 }
 
@@ -44,7 +48,12 @@ fn two_machines_run_side_by_side() {
     let (one, two) = (start("one"), start("two"));
     for (child, word) in [(one, "one\n"), (two, "two\n")] {
         let output = child.wait_with_output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stdout), word, "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            word,
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     drop(turn);
 }
@@ -52,13 +61,13 @@ fn two_machines_run_side_by_side() {
 #[test]
 fn an_interrupt_goes_to_the_command() {
     let mut started = sh(&[], "trap 'echo caught; exit 3' INT; echo up; while :; do sleep 1; done").start();
-    let stdout = started.child.stdout.as_mut().unwrap();
+    let mut stdout = started.child.stdout.take().unwrap();
     let mut first = [0; 3];
-    std::io::Read::read_exact(stdout, &mut first).unwrap();
+    std::io::Read::read_exact(&mut stdout, &mut first).unwrap();
     let pid = rustix::process::Pid::from_raw(started.child.id() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let mut rest = String::new();
-    std::io::Read::read_to_string(stdout, &mut rest).unwrap();
+    std::io::Read::read_to_string(&mut stdout, &mut rest).unwrap();
     assert_eq!(rest, "caught\n");
     assert_eq!(started.child.wait().unwrap().code(), Some(3));
 }
@@ -88,7 +97,8 @@ fn doctor_says_what_there_is() {
     let done = coracle(&["doctor", "--json"]).done();
     let report: serde_json::Value = serde_json::from_str(&done.good()).unwrap();
     assert_eq!(report["can_run"], true);
-    let names: Vec<&str> = report["findings"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        report["findings"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["soft", "kvm", "fuse", "tun", "mirror", "disk"]);
     assert!(report["findings"][0]["mips"].as_f64().unwrap() > 10.0);
 }

@@ -21,8 +21,11 @@ pub struct Run {
 
 /// What came of it.
 pub struct Done {
+    /// Exit code; none when a signal ended it.
     pub code: Option<i32>,
+    /// What it wrote.
     pub stdout: Vec<u8>,
+    /// What it complained of.
     pub stderr: String,
 }
 
@@ -82,6 +85,7 @@ impl Run {
 
 /// A run in progress.
 pub struct Started {
+    /// The process.
     pub child: Child,
     _turn: MutexGuard<'static, ()>,
 }
@@ -102,6 +106,7 @@ fn done(output: Output) -> Done {
 }
 
 impl Done {
+    /// stdout as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }

@@ -41,7 +41,9 @@ fn a_server_in_the_guest_is_reached_through_a_published_port() {
 #[test]
 fn a_udp_port_is_forwarded() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let started = sh(&["-p", &format!("{port}:9000/udp")], "nc -u -l -p 9000 -e cat").start();
+    // busybox has no server over UDP. Netcat answers the first datagram with its input.
+    let flags = ["--package", "netcat-openbsd", "-p", &format!("{port}:9000/udp")];
+    let mut started = sh(&flags, "echo pong | nc.openbsd -u -l 9000").start();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     socket.connect(("127.0.0.1", port)).unwrap();
@@ -49,12 +51,14 @@ fn a_udp_port_is_forwarded() {
     let mut reply = [0; 16];
     let n = loop {
         assert!(Instant::now() < deadline, "no datagram came back");
+        assert!(started.child.try_wait().unwrap().is_none(), "the guest ended");
+        std::thread::sleep(Duration::from_millis(100));
         let _ = socket.send(b"ping");
         if let Ok(n) = socket.recv(&mut reply) {
             break n;
         }
     };
-    assert_eq!(&reply[..n], b"ping");
+    assert_eq!(&reply[..n], b"pong\n");
     drop(started);
 }
 
@@ -92,14 +96,16 @@ fn a_large_transfer_arrives_whole_both_ways() {
         writing.join().unwrap();
         got
     });
-    let done = sh(&[], &format!("nc 192.168.65.2 {port} > /tmp/f; nc -h 2>/dev/null; cat /tmp/f")).done_with(Vec::new());
+    let done = sh(&[], &format!("nc 192.168.65.2 {port} > /tmp/f; nc -h 2>/dev/null; cat /tmp/f"))
+        .done_with(Vec::new());
     assert!(done.stdout == bytes, "{} bytes of {} arrived: {}", done.stdout.len(), bytes.len(), done.stderr);
     drop(server);
 }
 
 #[test]
 fn names_are_resolved_through_the_host() {
-    let said = sh(&[], "nslookup gateway.internal; nslookup host.internal | tail -3; nslookup localhost").done();
+    let said =
+        sh(&[], "nslookup gateway.internal; nslookup host.internal | tail -3; nslookup localhost").done();
     let text = said.text();
     assert!(text.contains("192.168.65.1") && text.contains("192.168.65.2"), "{text} {}", said.stderr);
 }

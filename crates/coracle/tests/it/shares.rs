@@ -57,7 +57,10 @@ fn a_symlink_does_not_lead_out_of_the_share() {
     let script = "cd /s; cat out/secret up ../../../../../../etc/coracle-host 2>/dev/null; echo evil > out/new 2>/dev/null; echo done";
     let said = sh(&["-v", &volume(host.path(), "/s")], script).done().good();
     let hostname = fs::read_to_string("/etc/hostname").unwrap_or_default();
-    assert!(!said.contains("secret") && (hostname.trim().len() < 2 || !said.contains(hostname.trim())), "{said}");
+    assert!(
+        !said.contains("secret") && (hostname.trim().len() < 2 || !said.contains(hostname.trim())),
+        "{said}"
+    );
     assert!(!outside.path().join("new").exists());
 }
 
@@ -67,12 +70,8 @@ fn a_single_file_and_two_folders_at_once() {
     let other = tempfile::tempdir().unwrap();
     fs::write(host.path().join("conf"), "one\n").unwrap();
     fs::write(host.path().join("neighbour"), "").unwrap();
-    let flags = [
-        "-v",
-        &volume(&host.path().join("conf"), "/etc/my.conf"),
-        "-v",
-        &volume(other.path(), "/deep/er"),
-    ];
+    let flags =
+        ["-v", &volume(&host.path().join("conf"), "/etc/my.conf"), "-v", &volume(other.path(), "/deep/er")];
     let said = sh(&flags, "cat /etc/my.conf; echo two >> /etc/my.conf; echo x > /deep/er/f").done().good();
     assert_eq!(said, "one\n");
     assert_eq!(fs::read_to_string(host.path().join("conf")).unwrap(), "one\ntwo\n");
@@ -85,7 +84,8 @@ fn make_builds_and_git_sees_it_in_the_share() {
     fs::write(host.path().join("Makefile"), "out: in\n\tcp in out\n\techo built >> out\n").unwrap();
     fs::write(host.path().join("in"), "text\n").unwrap();
     let git = |arguments: &[&str]| {
-        let status = std::process::Command::new("git").current_dir(host.path()).args(arguments).status().unwrap();
+        let status =
+            std::process::Command::new("git").current_dir(host.path()).args(arguments).status().unwrap();
         assert!(status.success());
     };
     git(&["init", "-q"]);

@@ -51,7 +51,8 @@ fn output_that_is_written_just_before_the_end_arrives() {
 
 #[test]
 fn environment_and_working_directory() {
-    let mut run = sh(&["-e", "A=b c", "-e", "FROM_HOST", "-w", "/tmp/deep"], "echo \"$A|$FROM_HOST|$PWD|$HOME\"");
+    let mut run =
+        sh(&["-e", "A=b c", "-e", "FROM_HOST", "-w", "/tmp/deep"], "echo \"$A|$FROM_HOST|$PWD|$HOME\"");
     run.command().env("FROM_HOST", "yes");
     assert_eq!(run.done().good(), "b c|yes|/tmp/deep|/root\n");
 }
@@ -71,7 +72,11 @@ fn the_clock_is_the_hosts() {
 
 #[test]
 fn orphans_are_reaped_and_memory_is_what_was_asked() {
-    let said = sh(&["--memory", "256M"], "(sleep 0.1 &) ; sleep 0.5; ps | grep -c '[s]leep 0.1'; free -m | awk '/Mem/{print $2}'").done();
+    let said = sh(
+        &["--memory", "256M"],
+        "(sleep 0.1 &) ; sleep 0.5; ps -o stat | grep -c Z; free -m | awk '/Mem/{print $2}'",
+    )
+    .done();
     let text = said.text();
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("0"));
