@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::{machine, session};
 
 /// Smallest memory that Debian's kernel with our initramfs starts in.
-const MEMORY_BYTES_MIN: u64 = 64 << 20;
+const MEMORY_BYTES_MIN: u64 = 96 << 20;
 
 /// Which engine the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -141,7 +141,7 @@ fn check_memory(bytes: u64) -> Result<(), Failure> {
     let host = crate::sys::memory_bytes();
     if bytes < MEMORY_BYTES_MIN {
         return Err(Failure::usage(&format!(
-            "--memory: {bytes} bytes are too few, the guest needs at least 64M"
+            "--memory: {bytes} bytes are too few, the guest needs at least 96M"
         )));
     }
     if bytes > host {

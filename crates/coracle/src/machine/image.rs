@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use guest_image::{GuestImage, Proxies, Request};
+use guest_image::{BuildError, GuestImage, Proxies, Request};
 
 use crate::cli::run::Arguments;
 use crate::failure::Failure;
@@ -57,10 +57,17 @@ pub fn image(choice: &ImageChoice) -> Result<GuestImage, Failure> {
         apt_root: PathBuf::from("/"),
         proxies: proxies(),
     };
-    let cached = guest_image::try_cached(&request).map_err(|error| Failure::of(&error))?;
-    match cached {
+    match guest_image::try_cached(&request).map_err(|error| failure(&error))? {
         Some(image) => Ok(image),
-        None => guest_image::build(&request, &Bar::default()).map_err(|error| Failure::of(&error)),
+        None => guest_image::build(&request, &Bar::default()).map_err(|error| failure(&error)),
+    }
+}
+
+fn failure(error: &BuildError) -> Failure {
+    let failure = Failure::of(error);
+    match error {
+        BuildError::NoPackage { .. } | BuildError::BadMirror(_) => Failure::usage(&failure.message),
+        _ => failure,
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::mpsc::Receiver;
 
 use guest_protocol::{Network, Share};
 use hyperkit::devices::{block, net, p9, rng, vsock};
-use hyperkit::{BuildError, Image, Machine, MachineConfig, VirtioDevice};
+use hyperkit::{BuildError, Image, Machine, MachineConfig, VirtioDevice, VmError};
 
 use vpnkit::MemoryLink;
 
@@ -105,7 +105,10 @@ impl Setup {
             let failure = Failure::of(&error);
             let of_user = matches!(
                 error,
-                BuildError::Kernel(_) | BuildError::NoVcpu | BuildError::TooManyDevices { .. }
+                BuildError::Kernel(_)
+                    | BuildError::NoVcpu
+                    | BuildError::TooManyDevices { .. }
+                    | BuildError::Vm(VmError::TooManyVcpus { .. } | VmError::Unavailable { .. })
             );
             if of_user { Failure::usage(&failure.message) } else { failure }
         })?;
