@@ -56,13 +56,13 @@ fn move_output(mut from: File, mut to: File, state: &State) {
         };
         state.is_writing.store(true, Ordering::Release);
         if to.write_all(&buffer[..n]).is_err() {
-            // The host is not interested any more. What the command writes is taken and dropped, as by a closed terminal.
-            std::io::copy(&mut from, &mut std::io::sink()).ok();
+            // The host is not interested any more: the command learns it from a broken pipe, or a hang-up.
             break;
         }
         state.bytes.fetch_add(n as u64, Ordering::Release);
         state.is_writing.store(false, Ordering::Release);
     }
+    drop(from);
     let _ = shutdown(to.as_fd(), Shutdown::Write);
 }
 

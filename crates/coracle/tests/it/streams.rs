@@ -43,6 +43,17 @@ fn every_byte_passes_through() {
 }
 
 #[test]
+fn a_reader_that_goes_away_ends_the_command() {
+    let mut started = coracle(&["run", "--timeout", "120s", "--", "yes"]).start();
+    let mut stdout = started.child.stdout.take().unwrap();
+    let mut line = [0; 2];
+    std::io::Read::read_exact(&mut stdout, &mut line).unwrap();
+    drop(stdout);
+    assert_eq!(&line, b"y\n");
+    assert_eq!(started.child.wait().unwrap().code(), Some(128 + 13), "SIGPIPE");
+}
+
+#[test]
 fn output_that_is_written_just_before_the_end_arrives() {
     let said = sh(&[], "dd if=/dev/zero bs=1000 count=1000 2>/dev/null; printf end").done();
     assert_eq!(said.stdout.len(), 1_000_003);
