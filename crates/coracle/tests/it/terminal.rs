@@ -1,54 +1,97 @@
-//! `-t`: a real terminal, driven through `script`, which gives us one on the host.
+//! `-t`: a real terminal, on a pseudo-terminal of the test's.
 
-use std::process::Command;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crate::coracle;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
-/// Runs `coracle run -t …` on a terminal of 33 lines and 101 columns; what appeared on it.
-fn on_a_terminal(script: &str, keys: &str) -> Option<(i32, String)> {
-    if Command::new("script").arg("--version").output().is_err() {
-        println!("SKIP: script(1) is not installed");
-        return None;
+use crate::{Run, coracle};
+
+/// A user at a terminal.
+struct Screen {
+    child: Child,
+    keyboard: File,
+    shown: Arc<Mutex<String>>,
+    _turn: Run,
+}
+
+impl Screen {
+    /// Runs a script in a machine, on a terminal of 33 lines and 101 columns.
+    fn run(script: &str) -> Screen {
+        let turn = coracle(&[]);
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let slave = || File::options().read(true).write(true).open(&name).unwrap();
+        let keyboard = File::from(master);
+        resize(&keyboard, 33, 101);
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_coracle"), "run", "--timeout", "120s", "-t"]);
+        command.args(["--", "sh", "-c", script]).env("TERM", "vt100");
+        let child = command.stdin(slave()).stdout(slave()).stderr(Stdio::null()).spawn().unwrap();
+        drop(command); // and with it our ends of the terminal, so that reading ends with the run
+        let shown = Arc::new(Mutex::new(String::new()));
+        let (mut reader, screen) = (keyboard.try_clone().unwrap(), shown.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = reader.read(&mut bytes) {
+                screen.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        });
+        Screen { child, keyboard, shown, _turn: turn }
     }
-    let turn = coracle(&[]);
-    let inner = format!(
-        "stty rows 33 cols 101; {} run --timeout 120s -t -- sh -c '{script}'",
-        env!("CARGO_BIN_EXE_coracle")
-    );
-    let mut command = Command::new("script");
-    command.args(["-qec", &inner, "/dev/null"]).stdin(std::process::Stdio::piped());
-    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let keys = keys.to_owned();
-    let typist = std::thread::spawn(move || {
-        use std::io::Write;
-        for key in keys.split_inclusive('~') {
-            let _ = stdin.write_all(key.trim_end_matches('~').as_bytes());
-            let _ = stdin.flush();
-            std::thread::sleep(std::time::Duration::from_secs(12));
+
+    fn shown(&self) -> String {
+        self.shown.lock().unwrap().clone()
+    }
+
+    fn wait_for(&self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while !self.shown().contains(text) {
+            assert!(Instant::now() < deadline, "`{text}` did not appear in: {}", self.shown());
+            std::thread::sleep(Duration::from_millis(50));
         }
-        stdin
-    });
-    let output = child.wait_with_output().unwrap();
-    drop(typist);
-    drop(turn);
-    Some((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+fn resize(terminal: &File, rows: u16, columns: u16) {
+    tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
 }
 
 #[test]
-fn the_command_has_a_terminal_of_our_size() {
-    let Some((code, said)) = on_a_terminal("tty && stty size && echo $TERM-ok", "~") else { return };
-    assert_eq!(code, 0, "{said}");
-    assert!(said.contains("/dev/pts/") && said.contains("33 101") && said.contains("-ok"), "{said}");
+fn the_command_has_a_terminal_that_follows_the_size_of_ours() {
+    let mut screen = Screen::run("tty; echo term $TERM; stty size; read x; stty size; echo got $x; exit 4");
+    screen.wait_for("33 101");
+    let shown = screen.shown();
+    assert!(shown.contains("/dev/pts/") && shown.contains("term vt100"), "{shown}");
+    resize(&screen.keyboard, 44, 120);
+    std::thread::sleep(Duration::from_millis(500));
+    screen.press("hello\r");
+    screen.wait_for("44 120");
+    screen.wait_for("got hello");
+    assert_eq!(screen.code(), Some(4));
 }
 
 #[test]
 fn ctrl_c_goes_to_the_command() {
-    let script = "trap \"echo caught; exit 9\" INT; echo waiting; while :; do sleep 1; done";
-    let Some((code, said)) = on_a_terminal(script, "~\u{3}~") else { return };
-    assert!(said.contains("caught"), "{said}");
-    assert_eq!(code, 9, "{said}");
+    let mut screen = Screen::run("trap 'echo caught; exit 9' INT; echo waiting; while :; do sleep 1; done");
+    screen.wait_for("waiting");
+    screen.press("\u{3}");
+    screen.wait_for("caught");
+    assert_eq!(screen.code(), Some(9));
 }
 
 #[test]
