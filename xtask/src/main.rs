@@ -1,5 +1,7 @@
 //! The project's tasks: `cargo xtask test|bench|tidy|ci`.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod ci;
 mod packages;

@@ -6,6 +6,8 @@
 //! command, and says how it ended.
 //! Streams are raw bytes; end of file is a half-close. Control messages are framed by [`frame`].
 
+#![forbid(unsafe_code)]
+
 pub mod frame;
 
 use serde::{Deserialize, Serialize};

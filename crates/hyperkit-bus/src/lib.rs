@@ -4,6 +4,8 @@
 //! memory-mapped registers; neither holds RAM. Reads that no device claims give all ones, writes are dropped,
 //! as on a real bus.
 
+#![forbid(unsafe_code)]
+
 mod bus;
 mod device;
 mod map;

@@ -24,7 +24,7 @@ struct Driver<D> {
 
 impl<D: VirtioDevice> Driver<D> {
     fn new(mut device: D) -> Driver<D> {
-        let ram = Arc::new(GuestRam::new(64 << 20).unwrap());
+        let ram = Arc::new(GuestRam::new(64 << 20).expect("64 MiB are to be had"));
         let place = |i: u64| GuestAddr(0x10_0000 + i * (10 << 20));
         let sizes = device.queue_sizes().iter().enumerate();
         let rings: Vec<Ring> =
@@ -57,6 +57,7 @@ impl<D: VirtioDevice> Driver<D> {
 }
 
 /// Repeats `f` for a while and prints how often it ran and how many bytes that moved.
+#[expect(clippy::print_stdout, reason = "measurements go to stdout")]
 fn measure(what: &str, bytes: usize, mut f: impl FnMut()) {
     let start = Instant::now();
     let mut n = 0u32;
@@ -99,7 +100,8 @@ impl P9Request for EchoRequest {
 }
 
 fn p9() {
-    let mut driver = Driver::new(P9::new("share", Box::new(|| Arc::new(Echo))).unwrap());
+    let mut driver =
+        Driver::new(P9::new("share", Box::new(|| Arc::new(Echo))).expect("the tag is short enough"));
     for bytes in [11, 512_000] {
         measure(&format!("9p: reply of {bytes} bytes, one at a time"), bytes, || {
             driver.send(0, &[&[7, 0, 0, 0, 1, 0, 0]], &[bytes as u32]);
@@ -144,23 +146,23 @@ fn packet(op: u16, len: u32) -> Vec<u8> {
 
 /// What a packet to the guest says of the bytes that the host has taken.
 fn fwd_cnt(used: &Used) -> u32 {
-    u32::from_le_bytes(used.bytes[40..44].try_into().unwrap())
+    u32::from_le_bytes(used.bytes[40..44].try_into().expect("four bytes"))
 }
 
 fn vsock() {
     let ports = Arc::new(Ports::new());
-    let listener = ports.listen(2).unwrap();
+    let listener = ports.listen(2).expect("nobody listens yet");
     let (device, _handle) = Vsock::new(3, ports);
     let mut driver = Driver::new(device);
     for _ in 0..100 {
         driver.send(0, &[], &[44, 4096]);
     }
     driver.send(1, &[&packet(1, 0)], &[]);
-    let mut host = listener.accept(Duration::from_secs(5)).unwrap();
+    let mut host = listener.accept(Duration::from_secs(5)).expect("the guest connects");
     driver.wait(0);
     let reader = std::thread::spawn(move || {
         let mut bytes = vec![0; 64 << 10];
-        while host.read(&mut bytes).unwrap() > 0 {}
+        while host.read(&mut bytes).expect("the connection holds") > 0 {}
     });
     let payload = vec![0; 32 << 10];
     let (mut sent, mut forwarded) = (0u32, 0u32);
@@ -174,7 +176,7 @@ fn vsock() {
         sent = sent.wrapping_add(32 << 10);
     });
     drop(driver);
-    reader.join().unwrap();
+    reader.join().expect("the reader does not panic");
 }
 
 fn main() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use hyperkit_boot::{BootConfig, Image, layout};
 use hyperkit_bus::Bus;
-use hyperkit_hv::{CpuModel, Exit, Tsc, Vm};
+use hyperkit_hv::{CpuModel, Exit, Tsc, Vcpu, Vm};
 use hyperkit_mem::GuestRam;
 use hyperkit_platform::{I8042Reset, Power, PowerCodes, Rtc, Serial};
 use hyperkit_soft::SoftVm;
@@ -46,6 +46,19 @@ fn board(vm: &dyn Vm, over: Arc<AtomicBool>) -> Bus {
     bus
 }
 
+/// Runs a processor other than the first in a thread of its own.
+fn start_other(id: u32, mut vcpu: Box<dyn Vcpu>, bus: Arc<Bus>, over: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        while !over.load(Ordering::SeqCst) {
+            let exit = vcpu.run(&bus).unwrap();
+            if exit == Exit::TripleFault {
+                eprintln!("processor {id}: {exit:?} {:#x?}", vcpu.state().unwrap());
+                return;
+            }
+        }
+    });
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [kernel, rest @ ..] = arguments.as_slice() else {
@@ -71,16 +84,7 @@ fn main() {
     let over = Arc::new(AtomicBool::new(false));
     let bus = Arc::new(board(&*vm, Arc::clone(&over)));
     for id in 1..vcpus {
-        let (mut other, bus, over) = (vm.take_vcpu(id).unwrap(), Arc::clone(&bus), Arc::clone(&over));
-        std::thread::spawn(move || {
-            while !over.load(Ordering::SeqCst) {
-                let exit = other.run(&bus).unwrap();
-                if exit == Exit::TripleFault {
-                    eprintln!("processor {id}: {exit:?} {:#x?}", other.state().unwrap());
-                    return;
-                }
-            }
-        });
+        start_other(id, vm.take_vcpu(id).unwrap(), Arc::clone(&bus), Arc::clone(&over));
     }
     let mut vcpu = vm.take_vcpu(0).unwrap();
     vcpu.set_state(&state).unwrap();

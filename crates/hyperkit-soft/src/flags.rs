@@ -196,7 +196,7 @@ mod tests {
         let result = T::cut(exact as u64);
         let put = |set: bool, mask: u64| if set { mask } else { 0 };
         put(exact < 0 || exact >> T::BITS != 0, bit::CF)
-            | put((result.zx() as u8).count_ones() % 2 == 0, bit::PF)
+            | put((result.zx() as u8).count_ones().is_multiple_of(2), bit::PF)
             | put(!(0..16).contains(&low), bit::AF)
             | put(result.zx() == 0, bit::ZF)
             | put((result.sx() as i64) < 0, bit::SF)

@@ -32,7 +32,8 @@ const CODE: &[u8] = &[
 pub fn measure(kind: EngineKind, time: Duration) -> Result<f64, BuildError> {
     let ram = Arc::new(GuestRam::new(1 << 20)?);
     ram.write(GuestAddr(0x1000), CODE).expect("the code fits a mebibyte");
-    let vm = engine::make(EngineChoice::Exactly(kind), ram, CpuModel { vcpus: 1, tsc: Tsc { khz: 1_000_000 } })?;
+    let vm =
+        engine::make(EngineChoice::Exactly(kind), ram, CpuModel { vcpus: 1, tsc: Tsc { khz: 1_000_000 } })?;
     let mut vcpu = vm.take_vcpu(0)?;
     let mut state = X86State::pvh(0x1000, 0);
     state.tr = Segment { limit: 0x67, rights: 0x8b, ..Segment::default() };

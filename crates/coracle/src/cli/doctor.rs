@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
+use super::print_line;
 use crate::failure::Failure;
 
 /// How long our own processor is measured.
@@ -57,16 +58,16 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
     if arguments.json {
         let findings: Vec<&Finding> = engines.iter().chain(&rest).collect();
         let report = serde_json::json!({ "can_run": can_run, "engine": chosen, "findings": findings });
-        println!("{report:#}");
+        print_line(format_args!("{report:#}"))?;
     } else {
         for finding in engines.iter().chain(&rest) {
             let mark = if finding.ok { "ok " } else { "-- " };
-            println!("{mark} {:<8} {}", finding.name, finding.found);
+            print_line(format_args!("{mark} {:<8} {}", finding.name, finding.found))?;
             if let Some(advice) = &finding.advice {
-                println!("             {advice}");
+                print_line(format_args!("             {advice}"))?;
             }
         }
-        println!("\n--engine auto takes {chosen}");
+        print_line(format_args!("\n--engine auto takes {chosen}"))?;
     }
     Ok(u8::from(!can_run))
 }

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::print_line;
 use crate::failure::Failure;
 use crate::machine::{self, ImageChoice};
 
@@ -57,25 +58,25 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
             };
             let image = machine::image(&choice)?;
             if build.json {
-                println!("{:#}", image_json(&image));
+                print_line(format_args!("{:#}", image_json(&image)))?;
             } else {
-                println!("{} kernel {}", image.id, image.kernel_version);
+                print_line(format_args!("{} kernel {}", image.id, image.kernel_version))?;
             }
         }
         Command::List { json } => {
             let images = guest_image::list(&machine::cache_folder()).map_err(|error| Failure::of(&error))?;
             if *json {
                 let list: Vec<serde_json::Value> = images.iter().map(cached_json).collect();
-                println!("{:#}", serde_json::Value::from(list));
+                print_line(format_args!("{:#}", serde_json::Value::from(list)))?;
             } else {
                 for image in images {
-                    println!(
+                    print_line(format_args!(
                         "{:<20} {:>6} MiB  kernel {}  {}",
                         image.id,
                         image.bytes >> 20,
                         image.kernel_version,
                         image.packages.join(" ")
-                    );
+                    ))?;
                 }
             }
         }
@@ -83,7 +84,7 @@ pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
             let keep = usize::from(!all);
             let freed =
                 guest_image::prune(&machine::cache_folder(), keep).map_err(|error| Failure::of(&error))?;
-            println!("{} MiB freed", freed >> 20);
+            print_line(format_args!("{} MiB freed", freed >> 20))?;
         }
     }
     Ok(0)

@@ -5,6 +5,9 @@ mod image;
 pub mod run;
 pub mod value;
 
+use std::fmt::Display;
+use std::io::{self, Write};
+
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
@@ -20,7 +23,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a command in a machine made for it.
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     /// Say what this host offers, and what to do about what it lacks.
     Doctor(doctor::Arguments),
     /// Build, list and remove guest images.
@@ -59,6 +62,16 @@ impl Cli {
             Command::Doctor(arguments) => doctor::perform(&arguments),
             Command::Image(arguments) => image::perform(&arguments),
         }
+    }
+}
+
+/// Writes a line to stdout. A reader that has gone away has read enough: that is no failure.
+fn print_line(line: impl Display) -> Result<(), Failure> {
+    match writeln!(io::stdout().lock(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::machine(&format!("stdout cannot be written: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Console {
     show: Show,
 }
 
+/// Takes the bytes of a serial port.
+pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
+
 impl Console {
     /// A console that is also shown on stderr, if `loud`, or on stdout, if it is all that the user will see.
     pub fn new(loud: bool, is_output: bool) -> Console {
@@ -39,7 +42,7 @@ impl Console {
     }
 
     /// Takes what the serial port sends.
-    pub fn sink(&self) -> Box<dyn FnMut(&[u8]) + Send> {
+    pub fn sink(&self) -> Sink {
         let console = self.clone();
         Box::new(move |bytes| console.take(bytes))
     }

@@ -87,9 +87,11 @@ fn an_idle_guest_costs_no_processor_time() {
 
 /// User and system time of a process in ticks of 10 ms.
 fn ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').expect("a name in parentheses").1.split_whitespace().collect();
+    let ticks = |n: usize| fields[n].parse::<u64>().expect("a number");
+    ticks(11) + ticks(12)
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod failures;
 mod network;
 mod shares;
 mod streams;
+#[cfg(test)] // says to clippy that its functions belong to tests, where `unwrap` is allowed
 mod terminal;
 
 use std::io::Write;
@@ -59,26 +60,26 @@ impl Run {
 
     /// Runs to the end.
     pub fn done(mut self) -> Done {
-        done(self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap())
+        done(self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("coracle starts"))
     }
 
     /// Runs to the end with `input` on stdin.
     pub fn done_with(mut self, input: Vec<u8>) -> Done {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
+        let mut child = self.command.spawn().expect("coracle starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
         let writer = std::thread::spawn(move || {
             let _ = stdin.write_all(&input);
         });
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
+        let output = child.wait_with_output().expect("coracle ends");
+        writer.join().expect("the writer does not panic");
         done(output)
     }
 
     /// Starts it; the child is killed when dropped.
     pub fn start(mut self) -> Started {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = self.command.spawn().unwrap();
+        let child = self.command.spawn().expect("coracle starts");
         Started { child, _turn: self._turn }
     }
 }

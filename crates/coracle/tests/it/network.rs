@@ -8,7 +8,8 @@ use crate::sh;
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it is bound").port()
 }
 
 /// Asks until somebody answers with something.
@@ -16,7 +17,7 @@ fn http_get(port: u16) -> String {
     let deadline = Instant::now() + Duration::from_secs(120);
     while Instant::now() < deadline {
         if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("not zero");
             let mut reply = String::new();
             let asked = stream.write_all(b"GET /f HTTP/1.0\r\n\r\n");
             if asked.is_ok() && stream.read_to_string(&mut reply).is_ok() && !reply.is_empty() {

@@ -1,3 +1,5 @@
+//! The ACPI tables, taken apart again.
+
 use super::*;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

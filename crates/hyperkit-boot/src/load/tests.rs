@@ -1,3 +1,5 @@
+//! Kernels in all their forms, and broken ones.
+
 use std::io::Write;
 
 use hyperkit_hv::state::x86_64::gpr;

@@ -1,3 +1,5 @@
+//! The block device as its driver sees it: requests through a ring, with memory and files behind.
+
 use std::fs;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};

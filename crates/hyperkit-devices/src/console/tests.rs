@@ -1,3 +1,5 @@
+//! The console as its driver sees it: bytes both ways and the size of the window.
+
 use std::sync::mpsc::{Receiver, channel};
 
 use proptest::prelude::*;

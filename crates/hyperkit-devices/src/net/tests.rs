@@ -1,3 +1,5 @@
+//! The network device as its driver sees it: frames and their headers, both ways.
+
 use std::sync::Mutex;
 
 use proptest::prelude::*;

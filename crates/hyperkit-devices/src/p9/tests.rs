@@ -1,3 +1,5 @@
+//! The 9P transport as its driver sees it: messages in, answers out, whatever their order.
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Condvar, Mutex};

@@ -108,3 +108,32 @@ impl Kick for Kicker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kick_between_the_last_look_and_kvm_run_leaves_the_flag_raised() {
+        install_signal().unwrap();
+        let (kicker, flag) = (Kicker::default(), AtomicU8::new(0));
+        let entered = kicker.enter(&flag);
+        entered.arm();
+        assert_eq!(flag.load(Ordering::SeqCst), 0);
+        kicker.kick(); // a signal to the own thread is handled before `kick` returns
+        assert_eq!(flag.load(Ordering::SeqCst), 1);
+        assert!(entered.take());
+    }
+
+    #[test]
+    fn a_kick_between_two_runs_ends_the_next_one() {
+        install_signal().unwrap();
+        let (kicker, flag) = (Kicker::default(), AtomicU8::new(0));
+        drop(kicker.enter(&flag));
+        kicker.kick();
+        assert_eq!(flag.load(Ordering::SeqCst), 0);
+        let entered = kicker.enter(&flag);
+        entered.arm();
+        assert_eq!(flag.load(Ordering::SeqCst), 1);
+    }
+}

@@ -1,3 +1,5 @@
+//! The serial port as a driver works it.
+
 use std::sync::Mutex;
 
 use proptest::prelude::*;

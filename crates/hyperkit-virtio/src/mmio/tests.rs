@@ -1,3 +1,5 @@
+//! The register window as a driver works it, and as a hostile one does.
+
 use hyperkit_bus::{RestoreError, Saved};
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Rings as a driver lays them out, and broken ones.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

@@ -1,6 +1,6 @@
 //! A server without privilege, as it is mostly run: its user stands for the client's root.
 //!
-//! Started by root, the tests run themselves once more as another user.
+//! Started by root, the test runs itself once more as another user.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -26,7 +26,7 @@ fn works_for_an_unprivileged_user() {
     }
     let tests = std::env::current_exe().unwrap();
     let ran = Command::new(&tests)
-        .args(["--exact", "unprivileged::as_user", "--ignored", "--nocapture"])
+        .args(["--exact", "unprivileged::works_for_an_unprivileged_user", "--nocapture"])
         .uid(USER)
         .gid(USER)
         .current_dir("/")
@@ -39,16 +39,6 @@ fn works_for_an_unprivileged_user() {
             assert!(output.status.success() && said.contains("1 passed"), "{said}");
         }
     }
-}
-
-#[test]
-#[ignore = "run by works_for_an_unprivileged_user as another user"]
-fn as_user() {
-    if rustix::process::geteuid().is_root() {
-        println!("SKIP: this is for other users than root");
-        return;
-    }
-    as_user_all();
 }
 
 fn as_user_all() {

@@ -21,7 +21,7 @@ def connect(port):
 
 /// The same block.
 fn block() -> Vec<u8> {
-    (0..65521u64).map(|index| (index * 2_654_435_761 >> 13) as u8).collect()
+    (0..65521u64).map(|index| ((index * 2_654_435_761) >> 13) as u8).collect()
 }
 
 fn listen() -> (TcpListener, u16) {

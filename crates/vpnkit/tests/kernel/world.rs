@@ -23,8 +23,7 @@ pub fn run(test: &str, mtu: u16, body: impl FnOnce(&World)) {
         return body(&World::new(mtu));
     }
     if let Some(reason) = obstacle() {
-        println!("SKIP {test}: {reason}");
-        return;
+        return skip(test, &reason);
     }
     let this = std::env::current_exe().unwrap();
     let status = Command::new("unshare")
@@ -35,6 +34,11 @@ pub fn run(test: &str, mtu: u16, body: impl FnOnce(&World)) {
         .status()
         .unwrap();
     assert!(status.success(), "{test} failed inside of its namespaces");
+}
+
+#[expect(clippy::print_stdout, reason = "a test says why it did not run")]
+fn skip(test: &str, reason: &str) {
+    println!("SKIP {test}: {reason}");
 }
 
 /// Why the tests cannot run here, if they cannot.

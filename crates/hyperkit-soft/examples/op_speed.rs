@@ -1,5 +1,5 @@
-//! What one op of each kind costs, decoding and the run loop aside: `cargo test --release --test op_speed -- --ignored
-//! --nocapture`.
+//! What one op of each kind costs, decoding and the run loop aside: `cargo run --release
+//! -p hyperkit-soft --example op_speed`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,9 +35,8 @@ const INSTRUCTIONS: &[(&str, &[u8])] = &[
 
 const REPEATS: u32 = 2_000_000;
 
-#[test]
-#[ignore = "a measurement: it asserts nothing"]
-fn cost_of_ops() {
+#[expect(clippy::print_stdout, reason = "the measurement goes to stdout")]
+fn main() {
     let ram = Arc::new(GuestRam::new(1 << 20).expect("one MiB"));
     for (name, bytes) in INSTRUCTIONS {
         let mut cpu = Cpu::for_tests(Arc::clone(&ram));
