@@ -3,7 +3,7 @@
 use hyperkit_hv::Exit;
 
 use crate::cpu::Cpu;
-use crate::decode::blocks::Block;
+use crate::decode::blocks::{Block, Link};
 use crate::flags::bit;
 use crate::op::{BLOCK, Flow, Op};
 use crate::system::Next;
@@ -105,8 +105,8 @@ fn burst(cpu: &mut Cpu) -> Outcome {
         Err(outcome) => return outcome,
     };
     loop {
-        // SAFETY: blocks are freed by `bury` only, which `step` calls between bursts; and what `find`, `linked`
-        // and `find_jump` give was not dropped before this burst, as dropping changes the context.
+        // SAFETY: blocks are freed by `bury` only, which `step` calls between bursts and which changes the contexts:
+        // what `find`, `linked` and `find_jump` give is allocated.
         let current = unsafe { &*block };
         match pass(cpu, current) {
             End::Whole => {}
@@ -122,13 +122,14 @@ fn burst(cpu: &mut Cpu) -> Outcome {
         }
         let linear = cpu.rip_linear();
         let known = if current.varies {
-            cpu.blocks.find_jump(linear)
+            cpu.blocks.find_jump(linear).map(|link| link.block)
         } else {
-            current.linked(linear, cpu.blocks.context)
+            current.linked(linear, cpu.blocks.contexts)
         };
         block = match known {
-            Some(next) => next,
-            None => match follow(cpu, current, linear) {
+            // SAFETY: as above.
+            Some(next) if !unsafe { &*next }.is_dead() => next,
+            _ => match follow(cpu, current, linear) {
                 Ok(next) => next,
                 Err(outcome) => return outcome,
             },
@@ -139,27 +140,28 @@ fn burst(cpu: &mut Cpu) -> Outcome {
 /// The block at RIP, for which `from` has no link; links it if `from` always goes to the same places.
 #[inline(never)]
 fn follow(cpu: &mut Cpu, from: &Block, linear: u64) -> Result<*const Block, Outcome> {
-    let next = match cpu.blocks.find_jump(linear) {
-        Some(next) => next,
-        None => find(cpu)?,
-    };
+    let link = find_link(cpu, linear)?;
     if !from.varies {
         let falls_through = cpu.rip == cpu.regs[usize::from(BLOCK)].wrapping_add(u64::from(from.bytes));
-        from.link(usize::from(falls_through), linear, cpu.blocks.context, next);
+        from.link(usize::from(falls_through), link);
     }
-    Ok(next)
+    Ok(link.block)
 }
 
 /// The block at RIP, by linear address or by physical address, decoded if need be.
-#[cold]
 fn find(cpu: &mut Cpu) -> Result<*const Block, Outcome> {
-    let linear = cpu.rip_linear();
-    if let Some(block) = cpu.blocks.find_jump(linear) {
-        return Ok(block);
+    find_link(cpu, cpu.rip_linear()).map(|link| link.block)
+}
+
+fn find_link(cpu: &mut Cpu, linear: u64) -> Result<Link, Outcome> {
+    if let Some(link) = cpu.blocks.find_jump(linear) {
+        // SAFETY: what `find_jump` gives is allocated.
+        if !unsafe { &*link.block }.is_dead() {
+            return Ok(link);
+        }
     }
-    let block = cpu.block_at_rip().map_err(|_| Outcome::Fault(cpu.rip))?;
-    cpu.blocks.keep_jump(linear, block);
-    Ok(block)
+    let (block, global) = cpu.block_at_rip().map_err(|_| Outcome::Fault(cpu.rip))?;
+    Ok(cpu.blocks.keep_jump(linear, block, global))
 }
 
 /// Executes one block from its first op.

@@ -2,11 +2,12 @@
 //! next one fast.
 //!
 //! Blocks are found, from fast to slow, through the links of the block before, through a cache by linear address,
-//! and by physical address. The first two hold only as long as [`Blocks::context`] is what it was when they were
-//! noted; it changes with the translation of addresses, with the mode and when blocks are dropped.
+//! and by physical address. The first two hold only as long as one of the two [`Contexts`] is what it was when they
+//! were noted: they change with the translation of addresses, with the mode and when blocks are freed. What was
+//! found through a global translation outlives a change of address space.
 //!
-//! A dropped block stays allocated until [`Blocks::bury`], which only the run loop calls, between blocks: a block
-//! can drop itself. It then ends after the current instruction, because `limit` is cleared.
+//! A dropped block is marked dead and stays allocated until [`Blocks::bury`], which only the run loop calls, between
+//! blocks: a block can drop itself. It then ends after the current instruction, because `limit` is cleared.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -21,7 +22,10 @@ const JUMPS: usize = 4096;
 /// Bytes of blocks from which on the cache is emptied.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Low bits of [`Blocks::context`] that hold the mode; those above count.
+/// Bytes of dropped blocks from which on they are freed, at the cost of all links.
+const DROPPED_MAX: usize = 1 << 20;
+
+/// Low bits of [`Contexts`] that hold the mode; those above count.
 const MODE_BITS: u32 = 3;
 
 /// A run of instructions, executed from the first on.
@@ -38,7 +42,9 @@ pub struct Block {
     /// Whether it ends with a branch whose target varies.
     pub varies: bool,
     /// Where control went last time, by linear address.
-    pub links: [Cell<Link>; 2],
+    links: [Cell<Link>; 2],
+    /// Its code was written, or it had to go: it must not be entered again.
+    dead: Cell<bool>,
     key: Key,
     /// The pages of RAM that the code lies on and, of each, the first and last byte.
     spans: Vec<Span>,
@@ -51,7 +57,46 @@ pub struct Block {
 pub struct Link {
     linear: u64,
     context: u64,
-    block: *const Block,
+    /// Allocated for as long as the link holds.
+    pub block: *const Block,
+}
+
+/// What links and the cache by linear address depend on: counts of changes, above the mode.
+#[derive(Debug, Clone, Copy)]
+pub struct Contexts {
+    /// For what was found through translations of this address space. Bit 63 is clear.
+    local: u64,
+    /// For what was found through global translations. Bit 63 is set.
+    global: u64,
+}
+
+/// In [`Contexts::global`].
+const GLOBAL: u64 = 1 << 63;
+
+impl Contexts {
+    /// Notes that translations of this address space changed.
+    fn local_changed(&mut self) {
+        self.local += 1 << MODE_BITS;
+    }
+
+    /// Notes that any translation may have changed.
+    fn all_changed(&mut self) {
+        self.local_changed();
+        self.global += 1 << MODE_BITS;
+    }
+
+    fn set_mode(&mut self, mode: u64) {
+        self.local = self.local >> MODE_BITS << MODE_BITS | mode;
+        self.global = self.global >> MODE_BITS << MODE_BITS | mode;
+    }
+}
+
+impl Link {
+    /// Whether it is about `linear` and still holds.
+    #[inline(always)]
+    fn fits(&self, linear: u64, contexts: Contexts) -> bool {
+        self.linear == linear && (self.context == contexts.local || self.context == contexts.global)
+    }
 }
 
 const NO_LINK: Link = Link { linear: 0, context: u64::MAX, block: std::ptr::null() };
@@ -105,6 +150,7 @@ impl Block {
             chains: parts.chains,
             varies: parts.varies,
             links: [const { Cell::new(NO_LINK) }; 2],
+            dead: Cell::new(false),
             key,
             spans: parts.spans,
             second_phys: parts.second_phys,
@@ -119,18 +165,23 @@ impl Block {
 
     /// Where control last went from here for `linear`, if that still holds.
     #[inline(always)]
-    pub fn linked(&self, linear: u64, context: u64) -> Option<*const Block> {
-        let fits = |link: Link| link.linear == linear && link.context == context;
+    pub fn linked(&self, linear: u64, contexts: Contexts) -> Option<*const Block> {
         let (first, second) = (self.links[0].get(), self.links[1].get());
-        if fits(first) {
+        if first.fits(linear, contexts) {
             return Some(first.block);
         }
-        fits(second).then_some(second.block)
+        second.fits(linear, contexts).then_some(second.block)
     }
 
-    /// Notes that from here control went to `block` at `linear`.
-    pub fn link(&self, slot: usize, linear: u64, context: u64, block: *const Block) {
-        self.links[slot & 1].set(Link { linear, context, block });
+    /// Notes where control went from here.
+    pub fn link(&self, slot: usize, link: Link) {
+        self.links[slot & 1].set(link);
+    }
+
+    /// Whether it was dropped: a link that holds may still lead to it.
+    #[inline(always)]
+    pub fn is_dead(&self) -> bool {
+        self.dead.get()
     }
 
     fn size(&self) -> usize {
@@ -178,8 +229,8 @@ struct CodeLines {
 pub struct Blocks {
     /// The run loop stops before an op at or past this address; cleared to leave the block after the current op.
     pub limit: *const Op,
-    /// What links and the cache by linear address depend on: a count of changes, above the mode.
-    pub context: u64,
+    /// What links and the cache by linear address depend on.
+    pub contexts: Contexts,
     /// Blocks until the vCPU looks up unasked, for its timers. 0 makes it look up before the next block.
     pub countdown: u32,
     jumps: Box<[Link]>,
@@ -189,13 +240,14 @@ pub struct Blocks {
     dropped: Vec<Box<Block>>,
     bare_pages: Vec<usize>,
     bytes: usize,
+    dropped_bytes: usize,
 }
 
 impl Default for Blocks {
     fn default() -> Blocks {
         Blocks {
             limit: std::ptr::null(),
-            context: 1 << MODE_BITS,
+            contexts: Contexts { local: 1 << MODE_BITS, global: GLOBAL | 1 << MODE_BITS },
             countdown: 0,
             jumps: vec![NO_LINK; JUMPS].into_boxed_slice(),
             by_key: ByAddress::default(),
@@ -203,6 +255,7 @@ impl Default for Blocks {
             dropped: Vec::new(),
             bare_pages: Vec::new(),
             bytes: 0,
+            dropped_bytes: 0,
         }
     }
 }
@@ -240,9 +293,14 @@ impl Blocks {
         }
     }
 
-    /// Linear addresses may mean other pages than before: forgets what is keyed by them.
-    pub fn translations_changed(&mut self) {
-        self.context += 1 << MODE_BITS;
+    /// Linear addresses may mean other pages than before, but for global ones if `keep_global`: forgets what is
+    /// keyed by them.
+    pub fn translations_changed(&mut self, keep_global: bool) {
+        if keep_global {
+            self.contexts.local_changed();
+        } else {
+            self.contexts.all_changed();
+        }
     }
 
     /// Makes the vCPU look up before the next block.
@@ -256,20 +314,23 @@ impl Blocks {
     #[inline]
     pub fn set_mode(&mut self, user: bool, code_size: CodeSize) {
         let mode = u64::from(user) << 2 | code_size as u64;
-        self.context = self.context >> MODE_BITS << MODE_BITS | mode;
+        self.contexts.set_mode(mode);
     }
 
     /// The block last found at a linear address, if that still holds.
     #[inline(always)]
-    pub fn find_jump(&self, linear: u64) -> Option<*const Block> {
+    pub fn find_jump(&self, linear: u64) -> Option<Link> {
         // SAFETY: `jump_slot` is below `JUMPS`, the length.
         let entry = unsafe { self.jumps.get_unchecked(jump_slot(linear)) };
-        (entry.linear == linear && entry.context == self.context).then_some(entry.block)
+        entry.fits(linear, self.contexts).then_some(*entry)
     }
 
-    /// Notes that `block` was found at a linear address.
-    pub fn keep_jump(&mut self, linear: u64, block: *const Block) {
-        self.jumps[jump_slot(linear)] = Link { linear, context: self.context, block };
+    /// Notes that `block` was found at a linear address, through a global translation or not.
+    pub fn keep_jump(&mut self, linear: u64, block: *const Block, global: bool) -> Link {
+        let context = if global { self.contexts.global } else { self.contexts.local };
+        let link = Link { linear, context, block };
+        self.jumps[jump_slot(linear)] = link;
+        link
     }
 
     /// The block with a key.
@@ -305,12 +366,16 @@ impl Blocks {
         }
     }
 
-    /// Frees the dropped blocks. No pointer to a block from before may be followed afterwards, except through
-    /// `linked` and `find_jump`, which know better.
+    /// Frees the dropped blocks if they are many. No pointer to a block from before may be followed afterwards,
+    /// except through `linked` and `find_jump`, which know better.
     ///
     /// Returns the pages of RAM that have lost their last block and need no longer be watched.
     pub fn bury(&mut self) -> Vec<usize> {
-        self.dropped.clear();
+        if self.dropped_bytes > DROPPED_MAX {
+            self.contexts.all_changed();
+            self.dropped.clear();
+            self.dropped_bytes = 0;
+        }
         if self.bare_pages.is_empty() {
             return Vec::new();
         }
@@ -322,7 +387,7 @@ impl Blocks {
     /// Whether `bury` has something to do.
     #[inline]
     pub fn has_dropped(&self) -> bool {
-        !self.dropped.is_empty() || !self.bare_pages.is_empty()
+        self.dropped_bytes > DROPPED_MAX || !self.bare_pages.is_empty()
     }
 
     fn remove(&mut self, key: Key) {
@@ -331,8 +396,9 @@ impl Blocks {
         for span in &block.spans {
             self.forget(span.page, key);
         }
+        block.dead.set(true);
+        self.dropped_bytes += block.size();
         self.dropped.push(block);
-        self.translations_changed();
         self.limit = std::ptr::null();
     }
 

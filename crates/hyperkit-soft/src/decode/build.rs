@@ -34,24 +34,26 @@ impl Cpu {
         self.rip.wrapping_add(self.seg_base[seg::CS])
     }
 
-    /// The block at [`Cpu::rip`], decoded if it is not cached.
-    pub fn block_at_rip(&mut self) -> Result<*const Block, Trap> {
+    /// The block at [`Cpu::rip`], decoded if it is not cached, and whether the translation that it was found through
+    /// is global.
+    pub fn block_at_rip(&mut self) -> Result<(*const Block, bool), Trap> {
         let linear = self.checked_linear()?;
         let page = self.fetch_page(linear)?;
         let key = Key::new(page.phys | linear & 0xfff, self.code_size);
         if let Some(block) = self.blocks.find(key) {
             match block.second_phys {
-                None => return Ok(block),
+                None => return Ok((block, page.global)),
                 Some(phys) => {
                     let block = &raw const *block;
                     if self.fetch_page(self.page_after_code(linear))?.phys == phys {
-                        return Ok(block);
+                        return Ok((block, false));
                     }
                 }
             }
         }
         let parts = self.decode(linear, page, OPS_MAX)?;
-        Ok(self.blocks.insert(Block::new(key, parts)))
+        let global = page.global && parts.second_phys.is_none();
+        Ok((self.blocks.insert(Block::new(key, parts)), global))
     }
 
     /// Has writes to a page noticed, before it is decoded.

@@ -27,6 +27,8 @@ pub struct CodePage {
     pub page: usize,
     /// Its first byte in host memory.
     pub host: *const u8,
+    /// Whether a write to CR3 keeps the translation.
+    pub global: bool,
 }
 
 /// Where an address leads, for an access inside one page.
@@ -104,7 +106,7 @@ impl Cpu {
         let phys = found.phys & !0xfff;
         let in_ram = self.ram.span(GuestAddr(phys), 4096).zip(self.ram.page_index(GuestAddr(phys)));
         let Some((host, page)) = in_ram else { return Err(self.protection(0)) };
-        let code = CodePage { phys, page, host: host.as_ptr() };
+        let code = CodePage { phys, page, host: host.as_ptr(), global: found.global };
         self.mmu.note_size(linear, found.bytes);
         self.mmu.keep_fetch(linear, user, flags_of(&found), code);
         Ok(code)

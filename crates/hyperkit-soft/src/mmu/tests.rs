@@ -279,3 +279,45 @@ fn pae_paging_goes_through_four_pointers() {
     assert_eq!(cpu.translate(3 << 30 | 5 << 21 | 6 << 12 | 7, Access::Write), Ok(PAGE + 7));
     assert!(cpu.translate(0, Access::Read).is_err());
 }
+
+/// Where code that [`moved_code`] moves to is.
+const OTHER: u64 = 0x2_1000;
+
+/// A processor that has run `mov eax, 7` at `LINEAR`, which since leads to `mov eax, 9`.
+fn moved_code(leaf: u64) -> Box<Cpu> {
+    let (ram, mut cpu) = long(leaf);
+    ram.write(GuestAddr(PAGE), &[0xb8, 7, 0, 0, 0, 0x0f, 0x0b]).unwrap();
+    ram.write(GuestAddr(OTHER), &[0xb8, 9, 0, 0, 0, 0x0f, 0x0b]).unwrap();
+    assert_eq!(run_moved(&mut cpu), 7);
+    put(&ram, entry_at(3), OTHER | leaf | A);
+    cpu
+}
+
+fn run_moved(cpu: &mut Cpu) -> u64 {
+    cpu.rip = LINEAR;
+    let (at, fault) = cpu.run_to_fault(100).unwrap();
+    assert_eq!((at, fault.vector), (LINEAR + 5, vector::UD));
+    cpu.regs[0]
+}
+
+#[test]
+fn code_is_fetched_anew_after_a_change_of_address_space_unless_global() {
+    for (leaf, expected) in [(P | W, 9), (P | W | G, 7)] {
+        let mut cpu = moved_code(leaf);
+        cpu.flush_tlb(true);
+        assert_eq!(run_moved(&mut cpu), expected);
+    }
+}
+
+#[test]
+fn code_is_fetched_anew_after_its_page_is_invalidated() {
+    for leaf in [P | W, P | W | G] {
+        let mut cpu = moved_code(leaf);
+        cpu.flush_page(LINEAR + 4096);
+        cpu.flush_tlb(true);
+        cpu.flush_page(LINEAR + 2);
+        assert_eq!(run_moved(&mut cpu), 9);
+        cpu.flush_tlb(false);
+        assert_eq!(run_moved(&mut cpu), 9);
+    }
+}

@@ -36,12 +36,16 @@ pub struct Mmu {
     local: [Option<Vec<u16>>; 3],
     /// 2 MiB regions (hashed) of which 4 KiB parts of large pages are in a TLB.
     large: Box<[u64; FILTER_BITS / 64]>,
+    /// Pages (hashed) through which blocks may be linked: all that were fetched from since the last change that ended
+    /// all links.
+    fetched: Box<[u64; FILTER_BITS / 64]>,
     /// Whether parts of 1 GiB pages are in a TLB.
     huge: bool,
 }
 
-const NO_FETCH: FetchEntry =
-    FetchEntry { tag: u64::MAX, flags: 0, page: CodePage { phys: 0, page: 0, host: std::ptr::null() } };
+const NO_PAGE: CodePage = CodePage { phys: 0, page: 0, host: std::ptr::null(), global: false };
+
+const NO_FETCH: FetchEntry = FetchEntry { tag: u64::MAX, flags: 0, page: NO_PAGE };
 
 impl Default for Mmu {
     fn default() -> Mmu {
@@ -49,6 +53,7 @@ impl Default for Mmu {
             fetch: Box::new([NO_FETCH; FETCH_ENTRIES]),
             local: [Some(Vec::new()), Some(Vec::new()), Some(Vec::new())],
             large: Box::new([0; FILTER_BITS / 64]),
+            fetched: Box::new([0; FILTER_BITS / 64]),
             huge: false,
         }
     }
@@ -60,6 +65,11 @@ fn fetch_slot(linear: u64) -> usize {
 
 fn region_bit(linear: u64) -> (usize, u64) {
     let bit = ((linear >> 21) ^ (linear >> 32)) as usize & (FILTER_BITS - 1);
+    (bit / 64, 1 << (bit % 64))
+}
+
+fn page_bit(linear: u64) -> (usize, u64) {
+    let bit = ((linear >> 12) ^ (linear >> 23)) as usize & (FILTER_BITS - 1);
     (bit / 64, 1 << (bit % 64))
 }
 
@@ -95,6 +105,8 @@ impl Mmu {
     pub fn keep_fetch(&mut self, linear: u64, user: bool, flags: u64, page: CodePage) {
         let tag = linear & !0xfff | u64::from(user);
         self.fetch[fetch_slot(linear)] = FetchEntry { tag, flags, page };
+        let (word, mask) = page_bit(linear);
+        self.fetched[word] |= mask;
     }
 
     fn flush_fetch(&mut self, keep_global: bool) {
@@ -102,6 +114,20 @@ impl Mmu {
             if !keep_global || entry.flags & GLOBAL == 0 {
                 entry.tag = u64::MAX;
             }
+        }
+    }
+
+    fn may_be_fetched(&self, linear: u64) -> bool {
+        let (word, mask) = page_bit(linear);
+        self.fetched[word] & mask != 0
+    }
+
+    /// All links were ended: only what the TLB holds can lead to new ones without a walk.
+    fn forget_fetched(&mut self) {
+        self.fetched.fill(0);
+        for entry in self.fetch.iter().filter(|entry| entry.tag != u64::MAX) {
+            let (word, mask) = page_bit(entry.tag);
+            self.fetched[word] |= mask;
         }
     }
 
@@ -152,7 +178,10 @@ impl Cpu {
             self.mmu.huge = false;
         }
         self.mmu.flush_fetch(keep_global);
-        self.blocks.translations_changed();
+        self.blocks.translations_changed(keep_global);
+        if !keep_global {
+            self.mmu.forget_fetched();
+        }
     }
 
     /// Forgets the translation of one page, global or not (INVLPG).
@@ -161,7 +190,8 @@ impl Cpu {
             self.flush_tlb(false);
             return;
         }
-        if self.mmu.holds_large(linear) {
+        let large = self.mmu.holds_large(linear);
+        if large {
             self.flush_region(linear & !((1 << 21) - 1));
         }
         let slot = tlb_slot(linear);
@@ -175,7 +205,10 @@ impl Cpu {
         if self.mmu.fetch[slot].tag & !1 == linear & !0xfff {
             self.mmu.fetch[slot] = NO_FETCH;
         }
-        self.blocks.translations_changed();
+        if large || self.mmu.may_be_fetched(linear) {
+            self.blocks.translations_changed(false);
+            self.mmu.forget_fetched();
+        }
     }
 
     /// Forgets the parts of large pages in the 4 MiB around a 2 MiB region (4 MiB pages exist too).

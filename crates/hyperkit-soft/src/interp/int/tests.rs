@@ -6,6 +6,7 @@ use hyperkit_mem::{GuestAddr, GuestRam};
 use iced_x86::code_asm::*;
 
 use crate::cpu::{CodeSize, Cpu};
+use crate::decode::blocks::Key;
 use crate::trap::{Fault, vector};
 
 const CODE: u64 = 0x1_0000;
@@ -163,11 +164,11 @@ fn code_changed_by_a_device_runs_as_changed() {
 fn data_beside_code_does_not_drop_it() {
     let mut cpu = with_code(&[0xb8, 7, 0, 0, 0, 0x0f, 0x0b]);
     finish(&mut cpu);
-    let context = cpu.blocks.context;
+    let key = Key::new(CODE, cpu.code_size);
     cpu.store::<u64>(CODE + 0x800, 1).unwrap();
-    assert_eq!(cpu.blocks.context, context);
+    assert!(cpu.blocks.find(key).is_some());
     cpu.store::<u8>(CODE, 0xb8).unwrap();
-    assert_ne!(cpu.blocks.context, context);
+    assert!(cpu.blocks.find(key).is_none());
 }
 
 #[test]
