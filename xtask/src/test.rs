@@ -11,5 +11,11 @@ pub fn test(arguments: &[&str]) -> Result<()> {
     crate::tidy::tidy()?;
     // The guest image first, once, so that the tests that boot do not wait for each other's download.
     run(&mut cargo(&["run", "--quiet", "--package", "coracle", "--", "image", "build"]))?;
-    run(cargo(&["test", "--workspace", "--quiet"]).args(arguments))
+    let mut tests = cargo(&["test", "--workspace", "--quiet"]);
+    tests.args(arguments);
+    if !arguments.contains(&"--") {
+        // So that a test that lacks its means is heard to say SKIP.
+        tests.args(["--", "--show-output"]);
+    }
+    run(&mut tests)
 }
