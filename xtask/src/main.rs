@@ -1,9 +1,10 @@
-//! The project's tasks: `cargo xtask test|bench|tidy|ci`.
+//! The project's tasks: `cargo xtask test|bench|fuzz|tidy|ci`.
 
 #![forbid(unsafe_code)]
 
 mod bench;
 mod ci;
+mod fuzz;
 mod packages;
 mod run;
 mod test;
@@ -18,6 +19,8 @@ usage: cargo xtask TASK
   bench boot        boot to power-off beside QEMU's TCG
   bench cpu         speed of the interpreter on three loops, beside QEMU's TCG
   bench run         `coracle run -- true`, warm: time and memory
+  fuzz [TARGET] [--seconds N]
+                    one target of fuzz/, or all, for 60 s each
   tidy              the rules of the house that a compiler does not know
   ci                formatting, lints, tidy, test
 ";
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "cpu", rest @ ..] => bench::cpu(rest),
         ["bench", "run", rest @ ..] => bench::run(rest),
+        ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["tidy"] => tidy::tidy(),
         ["ci"] => ci::ci(),
         _ => {

@@ -39,7 +39,7 @@ const MARKS: &[&str] =
 pub fn tidy() -> Result<()> {
     let mut wrong = Vec::new();
     let mut files = Vec::new();
-    for folder in ["crates", "guest", "xtask"] {
+    for folder in ["crates", "fuzz/fuzz_targets", "guest", "xtask"] {
         sources(&root().join(folder), &mut files)?;
     }
     for file in &files {

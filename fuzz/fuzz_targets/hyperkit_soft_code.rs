@@ -1,0 +1,32 @@
+//! Arbitrary code in long mode with memory taken as it is: it may fault, never panic.
+#![no_main]
+
+use std::sync::Arc;
+
+use hyperkit_mem::{GuestAddr, GuestRam};
+use hyperkit_soft::cpu::Cpu;
+use libfuzzer_sys::fuzz_target;
+
+/// Where the code begins, with RAM on both sides.
+const CODE: u64 = 0x8000;
+const INSTRUCTIONS_MAX: u64 = 2_000;
+/// Faults are stepped over by a byte, so that what follows is reached.
+const FAULTS_MAX: u32 = 50;
+
+fuzz_target!(|code: &[u8]| {
+    let code = &code[..code.len().min(0x1000)];
+    let ram = Arc::new(GuestRam::new(1 << 20).expect("a megabyte is to be had"));
+    ram.write(GuestAddr(CODE), code).expect("the code lies in RAM");
+    let mut cpu = Cpu::for_tests(ram);
+    for (n, register) in cpu.regs[..16].iter_mut().enumerate() {
+        *register = 0x1000 * (n as u64 + 1);
+    }
+    cpu.rip = CODE;
+    for _ in 0..FAULTS_MAX {
+        let Some((rip, _)) = cpu.run_to_fault(INSTRUCTIONS_MAX) else { return };
+        if !(CODE..CODE + code.len() as u64).contains(&rip) {
+            return;
+        }
+        cpu.rip = rip + 1;
+    }
+});
