@@ -26,6 +26,7 @@ mod machine;
 mod measure;
 
 pub use config::{EngineChoice, MachineConfig, SerialSink};
+pub use engine::best_engine;
 pub use hyperkit_boot::{BootError, Image};
 pub use hyperkit_devices as devices;
 pub use hyperkit_hv::{EngineKind, VcpuError, VmError, X86State};

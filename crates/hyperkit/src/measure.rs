@@ -5,7 +5,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hyperkit_bus::Bus;
-use hyperkit_hv::state::x86_64::Segment;
 use hyperkit_hv::{CpuModel, EngineKind, Tsc, X86State};
 use hyperkit_mem::{GuestAddr, GuestRam};
 
@@ -35,9 +34,7 @@ pub fn measure(kind: EngineKind, time: Duration) -> Result<f64, BuildError> {
     let vm =
         engine::make(EngineChoice::Exactly(kind), ram, CpuModel { vcpus: 1, tsc: Tsc { khz: 1_000_000 } })?;
     let mut vcpu = vm.take_vcpu(0)?;
-    let mut state = X86State::pvh(0x1000, 0);
-    state.tr = Segment { limit: 0x67, rights: 0x8b, ..Segment::default() };
-    vcpu.set_state(&state)?;
+    vcpu.set_state(&X86State::pvh(0x1000, 0))?;
     let kick = vm.kick(0);
     let timer = thread::spawn(move || {
         thread::sleep(time);

@@ -98,15 +98,8 @@ fn resident_beyond_guest(pid: u32) -> Option<f64> {
 /// The host's time-stamp counter in kHz, which QEMU's microvm machine must be told: its kernel cannot measure it
 /// reliably there.
 pub fn tsc_khz() -> u64 {
-    let read = || {
-        let mut ticks = 0;
-        if let Ok(cpuinfo) = std::fs::read_to_string("/proc/cpuinfo") {
-            let mhz = cpuinfo
-                .lines()
-                .find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse::<f64>().ok());
-            ticks = (mhz.unwrap_or(2500.0) * 1000.0) as u64;
-        }
-        ticks
-    };
-    read().max(1_000_000)
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = cpuinfo.lines().find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1));
+    let mhz: f64 = field.and_then(|mhz| mhz.trim().parse().ok()).unwrap_or(2500.0);
+    ((mhz * 1000.0) as u64).max(1_000_000)
 }

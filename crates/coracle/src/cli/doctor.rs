@@ -52,7 +52,7 @@ impl Finding {
 /// Looks and prints. Exit code 0 when a machine can run here, 1 when it cannot.
 pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
     let engines = [soft(), kvm()];
-    let chosen = crate::machine::choose_engine();
+    let chosen = hyperkit::best_engine();
     let rest = [fuse(), tun(), mirror(), disk()];
     let can_run = engines[0].ok || engines[1].ok;
     if arguments.json {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use hyperkit::devices::vsock::VsockBackend;
@@ -10,7 +9,7 @@ use hyperkit::devices::vsock::VsockBackend;
 /// Ports that guests may connect to; everything else is refused.
 #[derive(Debug)]
 pub struct Ports {
-    opened: Mutex<Sender<(u32, UnixStream)>>,
+    opened: Sender<(u32, UnixStream)>,
     allowed: &'static [u32],
 }
 
@@ -18,7 +17,7 @@ impl Ports {
     /// Accepts connections to `allowed`; each appears on the receiver with its port.
     pub fn new(allowed: &'static [u32]) -> (Ports, Receiver<(u32, UnixStream)>) {
         let (sender, receiver) = channel();
-        (Ports { opened: Mutex::new(sender), allowed }, receiver)
+        (Ports { opened: sender, allowed }, receiver)
     }
 }
 
@@ -28,8 +27,7 @@ impl VsockBackend for Ports {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (device, session) = UnixStream::pair()?;
-        let sender = self.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        sender.send((port, session)).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        self.opened.send((port, session)).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(device)
     }
 }

@@ -12,11 +12,3 @@ pub fn choice(asked: Engine) -> EngineChoice {
         Engine::Kvm => EngineChoice::Exactly(EngineKind::Kvm),
     }
 }
-
-/// What `auto` takes here. Takes up to 20 ms where there is a KVM.
-pub fn choose_engine() -> EngineKind {
-    match hyperkit_hv::kvm::speed() {
-        Ok(speed) if speed.is_hardware() => EngineKind::Kvm,
-        _ => EngineKind::Soft,
-    }
-}

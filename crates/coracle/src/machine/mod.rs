@@ -17,7 +17,6 @@ use hyperkit::{BuildError, Image, Machine, MachineConfig, VirtioDevice, VmError}
 use vpnkit::MemoryLink;
 
 pub use self::console::{Console, PANIC};
-pub use self::engine::choose_engine;
 pub use self::image::{ImageChoice, cache_folder, image};
 use crate::cli::run::Arguments;
 use crate::cli::value::Protocol;
