@@ -1,0 +1,3 @@
+//! A typed client of DataKit over 9P.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Reads and writes git repositories: objects, refs, packs.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Branches, transactions, merges and watches over a git repository.
+
+#![forbid(unsafe_code)]

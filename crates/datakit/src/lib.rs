@@ -1,0 +1,3 @@
+//! Publishes a store as a tree of files over 9P and FUSE.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Carries Ethernet frames over sockets and taps.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,5 @@
+//! The 9P command line.
+
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Mounts a 9P service by FUSE.
+
+#![forbid(unsafe_code)]
