@@ -10,6 +10,7 @@ use hyperkit_mem::GuestRam;
 use crate::attention::Attention;
 use crate::flags::Flags;
 use crate::mem::Tlb;
+use crate::mmu::tlb::Tlbs;
 use crate::op::{FLAT, Op};
 use crate::system::interrupts::{Interrupts, Processors};
 use crate::trap::Fault;
@@ -42,6 +43,11 @@ pub enum CodeSize {
 #[repr(C, align(64))]
 pub struct FxArea(pub [u8; 512]);
 
+/// The upper halves of YMM0 to YMM15, 16 bytes each, as the AVX component of XSAVE has them (SDM vol. 1 §13.5.2).
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct UpperHalves(pub [u8; 256]);
+
 /// One processor. Handlers get it with the op to run.
 #[repr(C)]
 pub struct Cpu {
@@ -55,10 +61,12 @@ pub struct Cpu {
     /// Bases by encoding, then 0 for [`FLAT`]: what [`Cpu::address`] adds. In 64-bit mode all but FS and GS are 0
     /// here, whatever the hidden part says.
     pub seg_base: [u64; 8],
-    /// Which of the TLBs applies: it depends on the privilege level and on whether SMAP forbids user pages.
+    /// The TLB that loads and stores go through now; one of [`Cpu::tlbs`]. Set by [`Cpu::use_tlb`].
+    pub tlb: *mut Tlb,
+    /// Whose rights it has: those of the user, or of the supervisor with or without SMAP (`system::mode`).
     pub tlb_index: usize,
-    /// The TLBs, see [`Tlb`]; index [`Cpu::tlb_index`].
-    pub tlbs: Box<[Tlb; 3]>,
+    /// All TLBs.
+    pub tlbs: Tlbs,
     /// How the code segment is decoded.
     pub code_size: CodeSize,
     /// Current privilege level, 0 to 3.
@@ -69,6 +77,8 @@ pub struct Cpu {
     pub fault: Option<Fault>,
     /// x87 and SSE registers.
     pub fx: FxArea,
+    /// What the YMM registers have above the XMM registers in `fx`, at whose end it lies.
+    pub upper: UpperHalves,
     /// Which of their instructions fault; [`Cpu::refresh_gate`] derives it from CR0 and CR4.
     pub gate: crate::interp::gate::Gate,
 
@@ -115,7 +125,8 @@ pub struct Cpu {
     pub retired: u64,
 }
 
-// SAFETY: `bus` is only set, and only followed, while `run` borrows the bus; a `Cpu` between runs holds null.
+// SAFETY: `bus` is only set, and only followed, while `run` borrows the bus; a `Cpu` between runs holds null. `tlb`
+// points into `tlbs`, which goes where the rest goes.
 unsafe impl Send for Cpu {}
 
 impl std::fmt::Debug for Cpu {
@@ -129,6 +140,9 @@ impl std::fmt::Debug for Cpu {
     }
 }
 
+const _: () =
+    assert!(std::mem::offset_of!(Cpu, upper) == std::mem::offset_of!(Cpu, fx) + size_of::<FxArea>());
+
 impl Cpu {
     /// A processor after reset, alone in its machine.
     pub fn new(ram: Arc<GuestRam>) -> Box<Cpu> {
@@ -138,18 +152,21 @@ impl Cpu {
     /// Processor `id` of a machine, after reset; all but number 0 wait for start-up.
     pub fn member(ram: Arc<GuestRam>, processors: Arc<Processors>, id: u32) -> Box<Cpu> {
         let attention = Arc::clone(&processors.attention[id as usize]);
+        let tlbs = Tlbs::new();
         let mut cpu = Box::new(Cpu {
             regs: [0; 18],
             flags: Flags::default(),
             rip: 0,
             seg_base: [0; 8],
+            tlb: tlbs.get(2),
             tlb_index: 2,
-            tlbs: Box::new([Tlb::empty(), Tlb::empty(), Tlb::empty()]),
+            tlbs,
             code_size: CodeSize::Bits16,
             cpl: 0,
             shadow: false,
             fault: None,
             fx: FxArea([0; 512]),
+            upper: UpperHalves([0; 256]),
             gate: crate::interp::gate::Gate::default(),
             segments: [Segment::default(); 6],
             ldtr: Segment::default(),

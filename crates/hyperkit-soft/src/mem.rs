@@ -92,9 +92,9 @@ impl Cpu {
     /// The entry of the current TLB where a translation of `linear` would be.
     #[inline(always)]
     pub fn tlb_entry(&self, linear: u64) -> &TlbEntry {
-        debug_assert!(self.tlb_index < 3);
-        // SAFETY: `tlb_index` is only ever set to one of `system::mode`'s three; a slot is below the size.
-        unsafe { self.tlbs.get_unchecked(self.tlb_index).entries.get_unchecked(tlb_slot(linear)) }
+        // SAFETY: `tlb` is one of `tlbs`, which live as long as `self` and are changed through `&mut self` only; a slot is
+        // below the size.
+        unsafe { (*self.tlb).entries.get_unchecked(tlb_slot(linear)) }
     }
 
     /// Loads from a linear address, at the current privilege.

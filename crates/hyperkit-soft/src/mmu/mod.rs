@@ -121,9 +121,9 @@ impl Cpu {
     /// which SMAP keeps from user pages whatever RFLAGS.AC says.
     pub fn as_supervisor<R>(&mut self, action: impl FnOnce(&mut Cpu) -> R) -> R {
         let before = self.tlb_index;
-        self.tlb_index = if self.cr4 & cr4::SMAP != 0 { TLB_SMAP } else { TLB_SUPERVISOR };
+        self.use_tlb(if self.cr4 & cr4::SMAP != 0 { TLB_SMAP } else { TLB_SUPERVISOR });
         let result = action(self);
-        self.tlb_index = before;
+        self.use_tlb(before);
         result
     }
 
@@ -140,8 +140,7 @@ impl Cpu {
 
     /// Where a data access at `linear` leads; fills the TLB if it is RAM.
     fn target(&mut self, linear: u64, access: Access) -> Result<Target, Trap> {
-        let slot = tlb_slot(linear);
-        let entry = &self.tlbs[self.tlb_index].entries[slot];
+        let entry = self.tlb_entry(linear);
         let known = if access == Access::Write { entry.write } else { entry.read };
         let within = (linear & 0xfff) as usize;
         if known == linear & !0xfff {
@@ -164,7 +163,7 @@ impl Cpu {
             self.ram.page_index(GuestAddr(phys)).is_some_and(|page| self.ram.watch().contains(page));
         let write = if found.writable && !watched { linear } else { TlbEntry::none(slot).write };
         let entry = TlbEntry { read: linear, write, host, phys: phys | flags_of(found) };
-        self.tlbs[self.tlb_index].entries[slot] = entry;
+        self.tlbs.at(self.tlb_index).entries[slot] = entry;
         self.mmu.note_size(linear, found.bytes);
         if !found.global {
             self.mmu.note_local(self.tlb_index, slot);

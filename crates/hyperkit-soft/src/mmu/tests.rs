@@ -53,7 +53,7 @@ fn long(leaf: u64) -> (Arc<GuestRam>, Box<Cpu>) {
 
 /// The error code of the fault, or `None` if there is a translation.
 fn fault(cpu: &mut Cpu, access: Access, index: usize) -> Option<u16> {
-    cpu.tlb_index = index;
+    cpu.use_tlb(index);
     match cpu.translate(LINEAR + 5, access) {
         Ok(phys) => {
             assert_eq!(phys, PAGE + 5);

@@ -1,5 +1,7 @@
 //! What the TLBs hold: filling, flushing, and the TLB of instruction fetches.
 
+use std::ptr::NonNull;
+
 use crate::cpu::Cpu;
 use crate::mem::{TLB_ENTRIES, Tlb, TlbEntry, tlb_slot};
 use crate::mmu::CodePage;
@@ -26,6 +28,57 @@ struct FetchEntry {
     /// Flags as in [`TlbEntry::phys`].
     flags: u64,
     page: CodePage,
+}
+
+/// How many TLBs a processor has.
+const TLBS: usize = 3;
+
+/// The TLBs of one processor. They do not move, so that [`Cpu::tlb`] can point at one of them.
+#[derive(Debug)]
+pub struct Tlbs(NonNull<[Tlb; TLBS]>);
+
+impl Tlbs {
+    /// TLBs without translations.
+    pub fn new() -> Tlbs {
+        let all: Box<[Tlb]> = (0..TLBS).map(|_| Tlb::empty()).collect();
+        Tlbs(NonNull::from(Box::leak(all)).cast())
+    }
+
+    /// A pointer to one of them: valid for as long as `self`, and for reading only while nobody has [`Tlbs::at`].
+    #[inline]
+    pub fn get(&self, number: usize) -> *mut Tlb {
+        assert!(number < TLBS);
+        // SAFETY: inside the array.
+        unsafe { self.0.as_ptr().cast::<Tlb>().add(number) }
+    }
+
+    /// One of them.
+    #[inline]
+    pub fn at(&mut self, number: usize) -> &mut Tlb {
+        // SAFETY: `get` gives a TLB of ours, which only `self` changes.
+        unsafe { &mut *self.get(number) }
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tlb> {
+        // SAFETY: the array is ours, and borrowed for as long as the iterator.
+        unsafe { self.0.as_mut() }.iter_mut()
+    }
+}
+
+impl Default for Tlbs {
+    fn default() -> Tlbs {
+        Tlbs::new()
+    }
+}
+
+impl Drop for Tlbs {
+    fn drop(&mut self) {
+        // SAFETY: `new` leaked a box of so many TLBs, and nobody else frees it.
+        drop(unsafe {
+            Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.0.as_ptr().cast::<Tlb>(), TLBS))
+        });
+    }
 }
 
 /// Bookkeeping of the TLBs.

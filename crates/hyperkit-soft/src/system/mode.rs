@@ -101,12 +101,20 @@ impl Cpu {
     /// Chooses the TLB after a change of the privilege level, CR4.SMAP or RFLAGS.AC.
     #[inline]
     pub fn refresh_privilege(&mut self) {
-        self.tlb_index = if self.cpl == 3 {
+        let index = if self.cpl == 3 {
             TLB_USER
         } else if self.cr4 & cr4::SMAP != 0 && self.flags.rest & bit::AC == 0 {
             TLB_SMAP
         } else {
             TLB_SUPERVISOR
         };
+        self.use_tlb(index);
+    }
+
+    /// Has loads and stores go through a TLB: one of the three above.
+    #[inline]
+    pub fn use_tlb(&mut self, index: usize) {
+        self.tlb_index = index;
+        self.tlb = self.tlbs.get(index);
     }
 }
