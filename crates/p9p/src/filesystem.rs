@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::errno::Errno;
+use crate::message::Dialect;
 use crate::qid::Qid;
 use crate::stat::{Attributes, DirectoryEntry, LockKind, LockRange, LockStatus, SetAttributes, StatFs};
 use crate::wire::{Field, Writer};
@@ -230,6 +231,11 @@ impl<'a> Entries<'a> {
         Self { writer, count: 0 }
     }
 
+    /// Fills `buffer` with entries in 9P2000.L's form (`DirectoryEntry`), for who reads a directory without a wire.
+    pub fn over(buffer: &'a mut [u8]) -> Self {
+        Self::new(Writer::new(buffer, Dialect::Linux))
+    }
+
     /// Bytes that can still be filled; an entry takes 24 and its name.
     pub fn room(&self) -> usize {
         self.writer.room()
@@ -241,8 +247,13 @@ impl<'a> Entries<'a> {
     }
 
     /// Bytes filled.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.writer.len()
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// Adds an entry; `false` when it does not fit.
