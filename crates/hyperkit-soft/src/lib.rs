@@ -15,6 +15,7 @@ pub mod cpu;
 pub mod decode;
 pub mod flags;
 pub mod interp;
+pub mod jit;
 pub mod mem;
 pub mod mmu;
 pub mod op;

@@ -1,0 +1,3 @@
+//! Translation of hot blocks to code of the host.
+
+pub mod buffer;
