@@ -1,6 +1,15 @@
 //! Error numbers as Linux on x86-64 and arm64 has them: what `Rlerror` carries, whatever the server runs on.
 
+use std::cell::RefCell;
 use std::fmt;
+
+/// Longest text that goes with an error, in bytes.
+const TEXT_BYTES_MAX: usize = 1024;
+
+thread_local! {
+    /// The text that this thread gave to the last error, until the server takes it.
+    static TEXT: RefCell<Option<(Errno, String)>> = const { RefCell::new(None) };
+}
 
 /// A Linux error number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +68,31 @@ errnos! {
     EOPNOTSUPP = 95 "operation not supported",
     ESTALE = 116 "stale file handle",
     EDQUOT = 122 "disk quota exceeded",
+}
+
+impl Errno {
+    /// Says more than the number: clients of 9P2000 and .u are answered with `text`, those of .L with the number alone.
+    ///
+    /// The text is kept for this thread until the call of the service that returns the errno comes back to the server,
+    /// as `werrstr` does on Plan 9; the last one counts, and one whose errno is not returned after all is dropped.
+    #[must_use]
+    pub fn with_text(self, text: impl Into<String>) -> Self {
+        let mut text = text.into();
+        let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        TEXT.with(|last| *last.borrow_mut() = Some((self, text)));
+        self
+    }
+
+    /// Takes the text that this thread gave to this error, if it was the last that got one.
+    pub fn take_text(self) -> Option<String> {
+        TEXT.with(|last| last.borrow_mut().take()).filter(|(errno, _)| *errno == self).map(|(_, text)| text)
+    }
+
+    /// Drops a text that nobody took.
+    pub(crate) fn forget_text() {
+        TEXT.with(|last| *last.borrow_mut() = None);
+    }
 }
 
 impl fmt::Display for Errno {

@@ -1,16 +1,17 @@
 //! The fids of one session: what each stands for, from the walk that makes it to the clunk that forgets it.
 //!
-//! A fid is closed, open, or on an extended attribute, and changes at most once; nothing here does I/O, so the
-//! table's lock is held for moments only.
+//! A fid is closed, open, or on an extended attribute, and changes at most once; or it carries the proof of who the
+//! client is. Nothing here does I/O, so the table's lock is held for moments only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::auth::Proof;
 use crate::errno::Errno;
 use crate::filesystem::{Answer, Node, OpenFile, XattrFlags};
 use crate::message::Fid;
 
-/// Most fids of one session; a Linux client keeps one or two for each file that its cache knows. A fid on a host
+/// Most fids of one session unless [`SessionOptions::fids_max`](crate::SessionOptions) says another; a Linux client keeps one or two for each file that its cache knows. A fid on a host
 /// directory is a file descriptor as well, so that the limit on those may be reached before.
 pub const FIDS_MAX: usize = 1 << 18;
 
@@ -49,12 +50,43 @@ impl XattrWrite {
     }
 }
 
+/// Where a directory is being read that is read as stats (9P2000, .u).
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Bytes returned so far: the only offset, beside 0, at which a read may go on.
+    pub bytes: u64,
+    /// The service's cookie of the last entry returned.
+    pub cookie: u64,
+}
+
+/// The way from the attach to a node, for the dialects whose stat has a name and whose rename none but the own
+/// directory's.
+pub(crate) struct Trail {
+    pub parent: Option<Arc<Trail>>,
+    pub node: Arc<dyn Node>,
+    pub name: Box<[u8]>,
+}
+
+impl Drop for Trail {
+    /// Not recursively, however deep the tree.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some(mut trail) = next.and_then(Arc::into_inner) {
+            next = trail.parent.take();
+        }
+    }
+}
+
 /// What was done with a fid.
 pub(crate) enum State {
     /// Only walked to.
     Closed,
     /// Opened or created.
     Open(Arc<dyn OpenFile>),
+    /// A directory opened to be read as stats.
+    Directory(Arc<dyn OpenFile>, Arc<Mutex<Listing>>),
+    /// Created as what cannot be read or written through 9P: a link, a device.
+    Special,
     /// On an attribute's value, or the list of names.
     XattrRead(Arc<[u8]>),
     /// Collecting an attribute's value.
@@ -65,12 +97,18 @@ pub(crate) enum State {
 pub(crate) struct Entry {
     pub node: Arc<dyn Node>,
     pub state: State,
+    /// In 9P2000 and .u.
+    pub trail: Option<Arc<Trail>>,
+    /// Removed when the fid is forgotten (ORCLOSE).
+    pub remove_on_clunk: bool,
 }
 
 /// What a read is from.
 pub(crate) enum Source {
     File(Arc<dyn OpenFile>),
+    Directory(Arc<dyn OpenFile>, Arc<Mutex<Listing>>, Arc<Trail>),
     Xattr(Arc<[u8]>),
+    Proof(Arc<dyn Proof>),
 }
 
 /// What became of a write.
@@ -78,30 +116,57 @@ pub(crate) enum Sink {
     File(Arc<dyn OpenFile>),
     /// Taken into the attribute already.
     Xattr(usize),
+    Proof(Arc<dyn Proof>),
 }
 
 /// A node and what was opened through the same fid.
 pub(crate) type NodeAndFile = (Arc<dyn Node>, Option<Arc<dyn OpenFile>>);
 
 impl Entry {
+    /// A fid that was only walked to.
+    pub fn closed(node: Arc<dyn Node>, trail: Option<Arc<Trail>>) -> Self {
+        Self::new(node, State::Closed, trail)
+    }
+
+    /// A fid in any state.
+    pub fn new(node: Arc<dyn Node>, state: State, trail: Option<Arc<Trail>>) -> Self {
+        Self { node, state, trail, remove_on_clunk: false }
+    }
+
+    /// Ends the fid, and the file with it where that was asked for.
+    pub fn forget(self) {
+        let Self { node, state, remove_on_clunk, .. } = self;
+        drop(state);
+        if remove_on_clunk {
+            // Nobody is there to be told.
+            let _gone = node.remove();
+        }
+    }
+
     fn is_xattr(&self) -> bool {
         matches!(self.state, State::XattrRead(_) | State::XattrWrite(_))
     }
 }
 
 /// All fids of a session.
-#[derive(Default)]
 pub(crate) struct FidTable {
     fids: Mutex<Fids>,
 }
 
-#[derive(Default)]
 struct Fids {
     entries: HashMap<Fid, Entry>,
+    proofs: HashMap<Fid, Arc<dyn Proof>>,
     n_xattrs: usize,
+    fids_max: usize,
 }
 
 impl FidTable {
+    /// A table of at most `fids_max` fids.
+    pub fn new(fids_max: usize) -> Self {
+        let (entries, proofs) = (HashMap::new(), HashMap::new());
+        Self { fids: Mutex::new(Fids { entries, proofs, n_xattrs: 0, fids_max }) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Fids> {
         self.fids.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +181,7 @@ impl FidTable {
         let fids = self.lock();
         let entry = fids.entries.get(&fid).ok_or(Errno::EBADF)?;
         let file = match &entry.state {
-            State::Open(file) => Some(Arc::clone(file)),
+            State::Open(file) | State::Directory(file, _) => Some(Arc::clone(file)),
             _ => None,
         };
         Ok((Arc::clone(&entry.node), file))
@@ -125,31 +190,59 @@ impl FidTable {
     /// The node of a fid that is not open yet.
     pub fn closed_node(&self, fid: Fid) -> Answer<Arc<dyn Node>> {
         match self.lock().entries.get(&fid).ok_or(Errno::EBADF)? {
-            Entry { node, state: State::Closed } => Ok(Arc::clone(node)),
+            Entry { node, state: State::Closed, .. } => Ok(Arc::clone(node)),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// The way to a fid's node.
+    pub fn trail(&self, fid: Fid) -> Answer<Arc<Trail>> {
+        let fids = self.lock();
+        fids.entries.get(&fid).and_then(|entry| entry.trail.clone()).ok_or(Errno::EBADF)
+    }
+
+    /// Takes note that a fid's node has another name now.
+    pub fn rename(&self, fid: Fid, name: &[u8]) {
+        let mut fids = self.lock();
+        let Some(Entry { trail: Some(trail), .. }) = fids.entries.get_mut(&fid) else { return };
+        let renamed =
+            Trail { parent: trail.parent.clone(), node: Arc::clone(&trail.node), name: name.into() };
+        let old = std::mem::replace(trail, Arc::new(renamed));
+        drop(fids);
+        drop(old);
     }
 
     /// The open file or directory of a fid.
     pub fn file(&self, fid: Fid) -> Answer<Arc<dyn OpenFile>> {
         match self.lock().entries.get(&fid) {
-            Some(Entry { state: State::Open(file), .. }) => Ok(Arc::clone(file)),
+            Some(Entry { state: State::Open(file) | State::Directory(file, _), .. }) => Ok(Arc::clone(file)),
             _ => Err(Errno::EBADF),
         }
     }
 
     /// What a read of `fid` is from.
     pub fn source(&self, fid: Fid) -> Answer<Source> {
-        match &self.lock().entries.get(&fid).ok_or(Errno::EBADF)?.state {
-            State::Open(file) => Ok(Source::File(Arc::clone(file))),
-            State::XattrRead(value) => Ok(Source::Xattr(Arc::clone(value))),
+        let fids = self.lock();
+        let Some(entry) = fids.entries.get(&fid) else {
+            return fids.proofs.get(&fid).map(|proof| Source::Proof(Arc::clone(proof))).ok_or(Errno::EBADF);
+        };
+        match (&entry.state, &entry.trail) {
+            (State::Open(file), _) => Ok(Source::File(Arc::clone(file))),
+            (State::Directory(file, listing), Some(trail)) => {
+                Ok(Source::Directory(Arc::clone(file), Arc::clone(listing), Arc::clone(trail)))
+            }
+            (State::XattrRead(value), _) => Ok(Source::Xattr(Arc::clone(value))),
             _ => Err(Errno::EBADF),
         }
     }
 
     /// Where a write to `fid` goes; a piece of an attribute is taken at once.
     pub fn sink(&self, fid: Fid, offset: u64, bytes: &[u8]) -> Answer<Sink> {
-        match &mut self.lock().entries.get_mut(&fid).ok_or(Errno::EBADF)?.state {
+        let mut fids = self.lock();
+        let Some(entry) = fids.entries.get_mut(&fid) else {
+            return fids.proofs.get(&fid).map(|proof| Sink::Proof(Arc::clone(proof))).ok_or(Errno::EBADF);
+        };
+        match &mut entry.state {
             State::Open(file) => Ok(Sink::File(Arc::clone(file))),
             State::XattrWrite(xattr) => xattr.write(offset, bytes).map(Sink::Xattr),
             _ => Err(Errno::EBADF),
@@ -185,6 +278,25 @@ impl FidTable {
         Ok(())
     }
 
+    /// Makes a fid over which the client proves who it is.
+    pub fn insert_proof(&self, fid: Fid, proof: Arc<dyn Proof>) -> Answer<()> {
+        let mut fids = self.lock();
+        fids.check_new(fid)?;
+        fids.proofs.insert(fid, proof);
+        Ok(())
+    }
+
+    /// The proof that a fid is.
+    pub fn proof(&self, fid: Fid) -> Answer<Arc<dyn Proof>> {
+        self.lock().proofs.get(&fid).cloned().ok_or(Errno::EBADF)
+    }
+
+    /// Forgets a fid that is a proof; whether it was one.
+    pub fn remove_proof(&self, fid: Fid) -> bool {
+        let proof = self.lock().proofs.remove(&fid);
+        proof.is_some()
+    }
+
     /// Forgets a fid and returns what it was.
     pub fn remove(&self, fid: Fid) -> Answer<Entry> {
         let mut fids = self.lock();
@@ -195,16 +307,30 @@ impl FidTable {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.lock().entries.len()
+        self.lock().len()
+    }
+}
+
+impl Drop for FidTable {
+    /// The session is over, which clunks all fids.
+    fn drop(&mut self) {
+        let fids = self.fids.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (_, entry) in fids.entries.drain() {
+            entry.forget();
+        }
     }
 }
 
 impl Fids {
+    fn len(&self) -> usize {
+        self.entries.len() + self.proofs.len()
+    }
+
     fn check_new(&self, fid: Fid) -> Answer<()> {
-        if fid == Fid::NONE || self.entries.contains_key(&fid) {
+        if fid == Fid::NONE || self.entries.contains_key(&fid) || self.proofs.contains_key(&fid) {
             return Err(Errno::EBADF);
         }
-        if self.entries.len() >= FIDS_MAX {
+        if self.len() >= self.fids_max {
             return Err(Errno::EMFILE);
         }
         Ok(())

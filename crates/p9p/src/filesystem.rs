@@ -1,11 +1,15 @@
-//! What a service implements to be served over 9P2000.L: a tree of nodes and the files opened from them.
+//! What a service implements to be served over 9P, in any dialect: a tree of nodes and the files opened from them.
 //!
 //! The server owns fids, tags and the wire; a service sees only nodes. Every call may come from any thread, several
-//! at once, also on one node. A call that can wait for long (a read of a stream) must watch its [`Cancel`].
+//! at once, also on one node. A call that can wait for long (a read of a stream) must watch its [`Cancel`]; a read that
+//! ten thousand clients may wait in at once is better made an [`OpenFile::poll_read`], which holds no thread.
+//!
+//! An error may carry a text of the service's own: [`Errno::with_text`].
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 
 use crate::errno::Errno;
 use crate::message::Dialect;
@@ -187,6 +191,25 @@ pub trait OpenFile: Any + Send + Sync {
     /// take; 0 is the end. May wait, until `cancel` says that nobody does (then EINTR).
     fn read(&self, offset: u64, buffer: &mut [u8], cancel: &Cancel) -> Answer<usize>;
 
+    /// [`OpenFile::read`] for files that are waited on: does not wait. `Pending` is that there is nothing yet; the file
+    /// then keeps a clone of `waker` and wakes it once when asking again is worth it, from any thread, and the server
+    /// calls again with the same arguments. Wakers of one file can be several; one that is replaced or dropped without
+    /// being woken is a read that was given up. A cancelled read is not asked again, so what is handed out here must be
+    /// `Ready` at once, or nothing is lost.
+    ///
+    /// The server calls this, never `read`. By default it is `read`, which occupies one of the server's threads for as
+    /// long as it waits. Who implements this one makes `read` from it with [`wait_for`].
+    fn poll_read(
+        &self,
+        offset: u64,
+        buffer: &mut [u8],
+        cancel: &Cancel,
+        waker: &Waker,
+    ) -> Poll<Answer<usize>> {
+        let _ = waker;
+        Poll::Ready(self.read(offset, buffer, cancel))
+    }
+
     /// Writes at `offset`; fewer bytes than given is no error.
     fn write(&self, offset: u64, bytes: &[u8], cancel: &Cancel) -> Answer<usize>;
 
@@ -270,7 +293,14 @@ type OnCancel = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 pub struct Cancel {
     cancelled: AtomicBool,
-    on_cancel: Mutex<Vec<OnCancel>>,
+    waiting: Mutex<Waiting>,
+}
+
+/// Who is told of a cancel.
+#[derive(Default)]
+struct Waiting {
+    calls: Vec<OnCancel>,
+    waker: Option<Waker>,
 }
 
 impl Cancel {
@@ -282,23 +312,83 @@ impl Cancel {
     /// Has `wake` called once when the request is given up, at once if it is already; for a call that waits on
     /// something. `wake` must not block.
     pub fn on_cancel(&self, wake: impl FnOnce() + Send + 'static) {
-        let mut waiting = self.on_cancel.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_cancelled() {
             drop(waiting);
             wake();
         } else {
-            waiting.push(Box::new(wake));
+            waiting.calls.push(Box::new(wake));
+        }
+    }
+
+    /// Has `waker` woken, in place of the one given before, when the request is given up; at once if it is already.
+    pub fn wake_on_cancel(&self, waker: &Waker) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_cancelled() {
+            drop(waiting);
+            waker.wake_by_ref();
+        } else {
+            waiting.waker = Some(waker.clone());
         }
     }
 
     /// Gives it up.
     pub fn cancel(&self) {
         let waiting = {
-            let mut waiting = self.on_cancel.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             self.cancelled.store(true, Ordering::Release);
             std::mem::take(&mut *waiting)
         };
-        waiting.into_iter().for_each(|wake| wake());
+        waiting.calls.into_iter().for_each(|wake| wake());
+        if let Some(waker) = waiting.waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Waits on this thread until `poll` is ready: a blocking [`OpenFile::read`] made from its `poll_read`.
+///
+/// # Errors
+/// What `poll` answers, and EINTR once `cancel` says that nobody waits any more.
+pub fn wait_for<T>(cancel: &Cancel, mut poll: impl FnMut(&Waker) -> Poll<Answer<T>>) -> Answer<T> {
+    block_on(|waker| match poll(waker) {
+        Poll::Pending if cancel.is_cancelled() => Poll::Ready(Err(Errno::EINTR)),
+        Poll::Pending => {
+            cancel.wake_on_cancel(waker);
+            Poll::Pending
+        }
+        ready => ready,
+    })
+}
+
+/// Calls `poll` until it is ready, again each time its waker was woken.
+pub(crate) fn block_on<T>(mut poll: impl FnMut(&Waker) -> Poll<T>) -> T {
+    // Most are ready at once, and a waker costs an allocation.
+    if let Poll::Ready(value) = poll(Waker::noop()) {
+        return value;
+    }
+    let parked = Arc::new(Parked { thread: std::thread::current(), woken: AtomicBool::new(false) });
+    let waker = Waker::from(Arc::clone(&parked));
+    loop {
+        if let Poll::Ready(value) = poll(&waker) {
+            return value;
+        }
+        while !parked.woken.swap(false, Ordering::Acquire) {
+            std::thread::park();
+        }
+    }
+}
+
+/// A thread in [`block_on`].
+struct Parked {
+    thread: std::thread::Thread,
+    woken: AtomicBool,
+}
+
+impl std::task::Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 

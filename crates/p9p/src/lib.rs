@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod client;
 pub mod errno;
 mod fid;
@@ -27,4 +28,4 @@ pub use fid::FIDS_MAX;
 pub use filesystem::Filesystem;
 #[cfg(target_os = "linux")]
 pub use hostdir::{HostDir, HostDirError, Ownership};
-pub use server::{Session, Ticket};
+pub use server::{Session, SessionOptions, Ticket};

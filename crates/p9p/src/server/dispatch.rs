@@ -1,12 +1,14 @@
-//! From a parsed 9P2000.L request to calls of the service, and their results into the reply buffer.
+//! From a parsed request to calls of the service, and their results into the reply buffer: what is common to all
+//! dialects, and what only 9P2000.L has.
 //!
 //! Reads and directory listings are made straight in the reply buffer; everything else is a small message.
 
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
-use super::Epoch;
+use super::{Epoch, SessionOptions, classic};
 use crate::errno::Errno;
-use crate::fid::{Entry, Sink, Source, State, XattrWrite};
+use crate::fid::{Entry, Sink, Source, State, Trail, XattrWrite};
 use crate::filesystem::{
     Answer, Attach, Cancel, Entries, Filesystem, HeldLock, Node, NodeSpec, OpenFlags, XattrFlags,
 };
@@ -14,7 +16,8 @@ use crate::message::{
     AT_REMOVEDIR, Dialect, Fid, IO_HEADER_BYTES, READ_HEADER_BYTES, Reply, Request, Tag, WalkNames, WalkQids,
     begin, finish,
 };
-use crate::stat::{Attributes, LockKind, LockRange};
+use crate::qid::{Qid, QidKind};
+use crate::stat::{Attributes, LockKind, LockRange, Wrapped};
 use crate::wire::{Field, Payload, WireError, Writer};
 
 /// Type bytes of the two replies that are not made through [`Reply`].
@@ -22,11 +25,11 @@ const RREADDIR: u8 = 41;
 const RREAD: u8 = 117;
 
 /// Writes a reply; one that does not fit is the client's msize too small for its question.
-pub(super) fn emit(reply: &Reply<'_>, tag: Tag, buffer: &mut [u8]) -> Answer<usize> {
-    reply.emit(tag, buffer, Dialect::Linux).map_err(refused)
+pub(super) fn emit(reply: &Reply<'_>, tag: Tag, buffer: &mut [u8], dialect: Dialect) -> Answer<usize> {
+    reply.emit(tag, buffer, dialect).map_err(refused)
 }
 
-fn refused(error: WireError) -> Errno {
+pub(super) fn refused(error: WireError) -> Errno {
     match error {
         WireError::NoRoom { .. } | WireError::StringTooLong { .. } => Errno::EMSGSIZE,
         _ => Errno::EIO,
@@ -36,35 +39,60 @@ fn refused(error: WireError) -> Errno {
 /// One request on its way through the service.
 pub(super) struct Operation<'s> {
     pub filesystem: &'s dyn Filesystem,
+    pub options: &'s SessionOptions,
     pub epoch: &'s Epoch,
     pub cancel: &'s Cancel,
+    pub waker: &'s Waker,
 }
 
 impl Operation<'_> {
-    /// Does it and writes the reply.
-    pub fn answer(&self, tag: Tag, request: &Request<'_>, buffer: &mut [u8]) -> Answer<usize> {
+    /// Does it and writes the reply, unless it has to wait.
+    pub fn poll_answer(&self, tag: Tag, request: &Request<'_>, buffer: &mut [u8]) -> Poll<Answer<usize>> {
         // The reply is never longer than agreed, however large the caller's buffer.
         let room = buffer.len().min(self.epoch.msize as usize);
         let buffer = &mut buffer[..room];
         match request {
-            Request::Read { fid, offset, count } => self.read(tag, *fid, *offset, *count, buffer),
+            Request::Read { fid, offset, count } => self.poll_read(tag, *fid, *offset, *count, buffer),
+            request => Poll::Ready(self.answer(tag, request, buffer)),
+        }
+    }
+
+    fn answer(&self, tag: Tag, request: &Request<'_>, buffer: &mut [u8]) -> Answer<usize> {
+        let dialect = self.epoch.dialect;
+        match request {
             Request::Readdir { fid, offset, count } => {
                 self.read_directory(tag, *fid, *offset, *count, buffer)
             }
             Request::Readlink { fid } => {
                 let target = self.epoch.fids.node(*fid)?.read_link()?;
-                emit(&Reply::Readlink { target: &target }, tag, buffer)
+                emit(&Reply::Readlink { target: &target }, tag, buffer, dialect)
             }
             Request::Getlock { fid, kind, range } => {
                 let held = self.epoch.fids.file(*fid)?.conflicting_lock(*kind, range)?;
-                emit(&lock_reply(held.as_ref(), range), tag, buffer)
+                emit(&lock_reply(held.as_ref(), range), tag, buffer, dialect)
+            }
+            Request::Stat { fid } => {
+                let trail = self.epoch.fids.trail(*fid)?;
+                let file = classic::Described::of(&trail, dialect)?;
+                emit(&Reply::Stat { stat: Wrapped(file.stat()) }, tag, buffer, dialect)
+            }
+            Request::Open { .. } | Request::Create { .. } | Request::Wstat { .. } => {
+                let reply = match *request {
+                    Request::Open { fid, mode } => self.open_classic(fid, mode),
+                    Request::Create { fid, name, permissions, mode, extension } => {
+                        self.create_classic(fid, &classic::NewFile { name, permissions, mode, extension })
+                    }
+                    Request::Wstat { fid, stat: Wrapped(ref stat) } => self.change_stat(fid, stat),
+                    _ => Err(Errno::EOPNOTSUPP),
+                };
+                emit(&reply?, tag, buffer, dialect)
             }
             _ => {
                 let reply = match self.name_space(request) {
                     Some(reply) => reply?,
                     None => self.fid_request(request)?,
                 };
-                emit(&reply, tag, buffer)
+                emit(&reply, tag, buffer, dialect)
             }
         }
     }
@@ -116,10 +144,7 @@ impl Operation<'_> {
         let fids = &self.epoch.fids;
         match *request {
             Request::Attach { fid, afid, user, tree, numeric_user } => {
-                if afid != Fid::NONE {
-                    return Err(Errno::EINVAL);
-                }
-                self.attach(fid, &Attach { user, numeric_user: numeric_user.0, tree })
+                self.attach(fid, afid, &Attach { user, numeric_user: numeric_user.0, tree })
             }
             Request::Walk { fid, new_fid, ref names } => self.walk(fid, new_fid, names),
             Request::Getattr { fid, mask } => {
@@ -137,13 +162,14 @@ impl Operation<'_> {
                 let node = fids.closed_node(fid)?;
                 let created = node.create(name, OpenFlags(flags), mode, gid)?;
                 let qid = created.node.qid();
-                fids.transform(fid, &node, Entry { node: created.node, state: State::Open(created.file) })?;
+                fids.transform(fid, &node, Entry::new(created.node, State::Open(created.file), None))?;
                 Ok(Reply::Lcreate { qid, iounit: self.iounit() })
             }
             Request::Write { fid, offset, payload: Payload(bytes) } => {
                 let count = match fids.sink(fid, offset, bytes)? {
                     Sink::File(file) => file.write(offset, bytes, self.cancel)?,
                     Sink::Xattr(count) => count,
+                    Sink::Proof(proof) => proof.write(bytes)?,
                 };
                 // No message has more than msize bytes.
                 Ok(Reply::Write { count: u32::try_from(count).map_err(|_| Errno::EIO)? })
@@ -165,22 +191,45 @@ impl Operation<'_> {
             Request::Xattrcreate { fid, name, size, flags } => {
                 let node = fids.closed_node(fid)?;
                 let xattr = XattrWrite::new(name, size, XattrFlags(flags))?;
-                let entry = Entry { node: Arc::clone(&node), state: State::XattrWrite(xattr) };
+                let entry = Entry::new(Arc::clone(&node), State::XattrWrite(xattr), None);
                 fids.transform(fid, &node, entry)?;
                 Ok(Reply::Xattrcreate {})
             }
-            // No proof of identity is asked for. diod, whose clients always offer one, says so with error 0
-            // (libnpfs, np_auth), and they go on.
-            Request::Auth { .. } => Err(Errno(0)),
+            Request::Auth { afid, user, tree, numeric_user } => {
+                self.begin_proof(afid, &Attach { user, numeric_user: numeric_user.0, tree })
+            }
             _ => Err(Errno::EOPNOTSUPP),
         }
     }
 
-    fn attach(&self, fid: Fid, attach: &Attach<'_>) -> Answer<Reply<'static>> {
+    /// attach(5), "auth".
+    fn begin_proof(&self, afid: Fid, who: &Attach<'_>) -> Answer<Reply<'static>> {
+        let Some(authenticator) = &self.options.authenticator else {
+            // No proof of identity is asked for. diod, whose clients always offer one, says so with error 0
+            // (libnpfs, np_auth), and they go on.
+            let linux = self.epoch.dialect == Dialect::Linux;
+            return Err(if linux {
+                Errno(0)
+            } else {
+                Errno::ENOENT.with_text("no authentication is needed")
+            });
+        };
+        self.epoch.fids.check_new(afid)?;
+        self.epoch.fids.insert_proof(afid, authenticator.begin(who, &self.options.peer)?)?;
+        Ok(Reply::Auth { qid: Qid { kind: QidKind::AUTH, version: 0, path: u64::from(afid.0) } })
+    }
+
+    fn attach(&self, fid: Fid, afid: Fid, attach: &Attach<'_>) -> Answer<Reply<'static>> {
         self.epoch.fids.check_new(fid)?;
+        let proof = if afid == Fid::NONE { None } else { Some(self.epoch.fids.proof(afid)?) };
+        if let Some(authenticator) = &self.options.authenticator {
+            authenticator.admit(attach, &self.options.peer, proof.as_deref())?;
+        }
         let node = self.filesystem.attach(attach)?;
         let qid = node.qid();
-        self.epoch.fids.insert(fid, Entry { node, state: State::Closed })?;
+        let trail = (self.epoch.dialect != Dialect::Linux)
+            .then(|| Arc::new(Trail { parent: None, node: Arc::clone(&node), name: b"/"[..].into() }));
+        self.epoch.fids.insert(fid, Entry::closed(node, trail))?;
         Ok(Reply::Attach { qid })
     }
 
@@ -192,16 +241,21 @@ impl Operation<'_> {
             fids.check_new(new_fid)?;
         }
         let mut node = Arc::clone(&start);
+        let mut trail = if self.epoch.dialect == Dialect::Linux { None } else { Some(fids.trail(fid)?) };
         let mut qids = WalkQids::new();
         for name in names.iter() {
-            match node.walk(name) {
-                Ok(next) => node = next,
+            let next = match &trail {
+                Some(trail) => classic::step(trail, name).map(|next| (Arc::clone(&next.node), Some(next))),
+                None => node.walk(name).map(|next| (next, None)),
+            };
+            match next {
+                Ok(next) => (node, trail) = next,
                 Err(errno) if qids.is_empty() => return Err(errno),
                 Err(_) => return Ok(Reply::Walk { qids }),
             }
-            qids.push(node.qid()).map_err(|_| Errno::EINVAL)?;
+            qids.push(self.qid(&*node)).map_err(|_| Errno::EINVAL)?;
         }
-        let entry = Entry { node, state: State::Closed };
+        let entry = Entry::closed(node, trail);
         if fid == new_fid {
             fids.transform(fid, &start, entry)?;
         } else {
@@ -213,20 +267,25 @@ impl Operation<'_> {
     fn open(&self, fid: Fid, flags: OpenFlags) -> Answer<Reply<'static>> {
         let node = self.epoch.fids.closed_node(fid)?;
         let file = node.open(flags)?;
-        let entry = Entry { node: Arc::clone(&node), state: State::Open(file) };
+        let entry = Entry::new(Arc::clone(&node), State::Open(file), None);
         self.epoch.fids.transform(fid, &node, entry)?;
         Ok(Reply::Lopen { qid: node.qid(), iounit: self.iounit() })
     }
 
     fn clunk(&self, fid: Fid) -> Answer<Reply<'static>> {
-        let Entry { node, state } = self.epoch.fids.remove(fid)?;
-        if let State::XattrWrite(xattr) = state {
+        if self.epoch.fids.remove_proof(fid) {
+            return Ok(Reply::Clunk {});
+        }
+        let entry = self.epoch.fids.remove(fid)?;
+        if let Entry { node, state: State::XattrWrite(xattr), .. } = entry {
             if xattr.value.len() != xattr.size {
                 return Err(Errno::EINVAL);
             }
             // A Linux client removes an attribute by setting nothing with XATTR_REPLACE (fs/9p/xattr.c).
             let removes = xattr.size == 0 && xattr.flags == XattrFlags::REPLACE;
             node.set_xattr(&xattr.name, (!removes).then_some(&xattr.value), xattr.flags)?;
+        } else {
+            entry.forget();
         }
         Ok(Reply::Clunk {})
     }
@@ -236,21 +295,56 @@ impl Operation<'_> {
         self.epoch.fids.check_new(new_fid)?;
         let value = if name.is_empty() { node.xattr_names()? } else { node.xattr(name)? };
         let size = value.len() as u64;
-        self.epoch.fids.insert(new_fid, Entry { node, state: State::XattrRead(value.into()) })?;
+        self.epoch.fids.insert(new_fid, Entry::new(node, State::XattrRead(value.into()), None))?;
         Ok(Reply::Xattrwalk { size })
     }
 
-    fn read(&self, tag: Tag, fid: Fid, offset: u64, count: u32, buffer: &mut [u8]) -> Answer<usize> {
-        let source = self.epoch.fids.source(fid)?;
-        payload_reply(RREAD, tag, buffer, count, |room| match source {
-            Source::File(file) => file.read(offset, room, self.cancel),
-            Source::Xattr(value) => {
-                let rest = usize::try_from(offset).ok().and_then(|offset| value.get(offset..)).unwrap_or(&[]);
-                let count = rest.len().min(room.len());
-                room[..count].copy_from_slice(&rest[..count]);
-                Ok(count)
+    fn poll_read(
+        &self,
+        tag: Tag,
+        fid: Fid,
+        offset: u64,
+        count: u32,
+        buffer: &mut [u8],
+    ) -> Poll<Answer<usize>> {
+        let dialect = self.epoch.dialect;
+        let file = match self.epoch.fids.source(fid) {
+            Ok(Source::File(file)) => file,
+            Ok(source) => {
+                return Poll::Ready(payload_reply(RREAD, tag, buffer, count, |room| match source {
+                    Source::Directory(file, listing, trail) => {
+                        classic::read_directory(&*file, &listing, &trail, offset, Writer::new(room, dialect))
+                    }
+                    Source::Xattr(value) => Ok(copy_from(&value, offset, room)),
+                    Source::Proof(proof) => proof.read(room),
+                    Source::File(_) => Err(Errno::EIO),
+                }));
             }
-        })
+            Err(errno) => return Poll::Ready(Err(errno)),
+        };
+        if self.cancel.is_cancelled() {
+            return Poll::Ready(Err(Errno::EINTR));
+        }
+        let mut pending = false;
+        let answered = payload_reply(RREAD, tag, buffer, count, |room| {
+            match file.poll_read(offset, room, self.cancel, self.waker) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    pending = true;
+                    Ok(0)
+                }
+            }
+        });
+        if pending {
+            self.cancel.wake_on_cancel(self.waker);
+            return Poll::Pending;
+        }
+        Poll::Ready(answered)
+    }
+
+    /// A node's qid; a dialect without symbolic links does not have their bit.
+    pub fn qid(&self, node: &dyn Node) -> Qid {
+        classic::qid_for(node.qid(), self.epoch.dialect)
     }
 
     fn read_directory(
@@ -270,7 +364,7 @@ impl Operation<'_> {
     }
 
     /// Most bytes of one read or write.
-    fn iounit(&self) -> u32 {
+    pub fn iounit(&self) -> u32 {
         self.epoch.msize - IO_HEADER_BYTES
     }
 
@@ -279,6 +373,14 @@ impl Operation<'_> {
         let own = attributes.block_size.max(1);
         (u64::from(self.iounit()) / own * own).max(own)
     }
+}
+
+/// Copies what is at `offset` and returns how much that is.
+pub(super) fn copy_from(value: &[u8], offset: u64, room: &mut [u8]) -> usize {
+    let rest = usize::try_from(offset).ok().and_then(|offset| value.get(offset..)).unwrap_or(&[]);
+    let count = rest.len().min(room.len());
+    room[..count].copy_from_slice(&rest[..count]);
+    count
 }
 
 /// Makes a reply of `count[4]` and that many bytes, which `fill` writes in place.

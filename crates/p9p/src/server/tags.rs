@@ -1,31 +1,47 @@
 //! Requests under way: who has which tag, and what a Tflush waits for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 use crate::filesystem::Cancel;
 use crate::message::{HEADER_BYTES, Tag, peek_tag};
 
-/// Type byte of Tflush.
+/// Type bytes of Tversion and Tflush.
+const TVERSION: u8 = 100;
 const TFLUSH: u8 = 108;
 
 /// A request from its arrival until its reply was sent.
 #[derive(Debug, Default)]
 struct UnderWay {
     cancel: Cancel,
-    sent: Mutex<bool>,
-    on_sent: Condvar,
+    sent: Mutex<Sent>,
+}
+
+/// Whether a reply was sent, and who waits for that.
+#[derive(Debug, Default)]
+struct Sent {
+    done: bool,
+    waiting: Vec<Waker>,
 }
 
 impl UnderWay {
-    fn wait(&self) {
-        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.on_sent.wait_while(sent, |sent| !*sent).unwrap_or_else(PoisonError::into_inner));
+    /// Whether it is done; if not, `waker` will be woken.
+    fn poll_sent(&self, waker: &Waker) -> bool {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if !sent.done && !sent.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
+            sent.waiting.push(waker.clone());
+        }
+        sent.done
     }
 
     fn finish(&self) {
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.on_sent.notify_all();
+        let waiting = {
+            let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+            sent.done = true;
+            std::mem::take(&mut sent.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -40,7 +56,7 @@ impl Tags {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that `request` has arrived, and cancels what it flushes.
+    /// Notes that `request` has arrived, and cancels what it ends: a Tflush its old request, a Tversion everything.
     ///
     /// A tag that is in use is taken over: a client may reuse one as soon as it sees the reply, which can be before
     /// the sender of the reply drops its ticket.
@@ -48,13 +64,17 @@ impl Tags {
         let tag = peek_tag(request).unwrap_or(Tag::NONE);
         let under_way = Arc::new(UnderWay::default());
         let mut table = tags.lock();
-        let flushed = flushed_tag(request).and_then(|old| table.get(&old).cloned());
+        let ended: Vec<_> = match request.get(4) {
+            Some(&TVERSION) => table.values().cloned().collect(),
+            Some(&TFLUSH) => {
+                flushed_tag(request).and_then(|old| table.get(&old).cloned()).into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
         table.insert(tag, Arc::clone(&under_way));
         drop(table);
-        if let Some(flushed) = &flushed {
-            flushed.cancel.cancel();
-        }
-        Ticket { tags: Arc::clone(tags), tag, under_way, flushed }
+        ended.iter().for_each(|ended| ended.cancel.cancel());
+        Ticket { tags: Arc::clone(tags), tag, under_way, ended }
     }
 
     /// Cancels everything.
@@ -65,9 +85,6 @@ impl Tags {
 }
 
 fn flushed_tag(request: &[u8]) -> Option<Tag> {
-    if *request.get(4)? != TFLUSH {
-        return None;
-    }
     let old = request.get(HEADER_BYTES..HEADER_BYTES + 2)?;
     Some(Tag(u16::from_le_bytes([old[0], old[1]])))
 }
@@ -78,7 +95,7 @@ pub struct Ticket {
     tags: Arc<Tags>,
     tag: Tag,
     under_way: Arc<UnderWay>,
-    flushed: Option<Arc<UnderWay>>,
+    ended: Vec<Arc<UnderWay>>,
 }
 
 impl Ticket {
@@ -86,11 +103,9 @@ impl Ticket {
         &self.under_way.cancel
     }
 
-    /// Waits until the request that this one flushes was answered, if there is one and it is not this one.
-    pub(super) fn wait_for_flushed(&self) {
-        if let Some(flushed) = &self.flushed {
-            flushed.wait();
-        }
+    /// Ready when what this request ends was answered, or will never be.
+    pub(super) fn poll_ended(&self, waker: &Waker) -> Poll<()> {
+        if self.ended.iter().all(|ended| ended.poll_sent(waker)) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
