@@ -18,6 +18,7 @@ pub const TEST: &[Wanted] = &[
     ("git", "git"),
     ("make", "make"),
     ("ip", "iproute2"),
+    ("python3", "python3-minimal"),
     ("gcc", "gcc"),
     ("xz", "xz-utils"),
 ];

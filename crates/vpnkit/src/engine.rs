@@ -78,6 +78,19 @@ impl Engine {
         self.ask(Command::Counters).unwrap_or_default()
     }
 
+    /// A handle by which another thread can stop it.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { commands: self.commands.clone(), waker: self.waker.clone() }
+    }
+
+    /// Waits until it is stopped by a [`Stopper`], or its link is gone.
+    pub fn wait(mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed; there is nothing to add to it here.
+            let _ = thread.join();
+        }
+    }
+
     /// Stops the network and waits until its thread is gone.
     pub fn stop(mut self) {
         self.finish();
@@ -92,13 +105,27 @@ impl Engine {
     }
 
     fn finish(&mut self) {
-        // It fails when the thread is gone, and that is what is wanted.
-        let _ = self.commands.send(Command::Stop);
-        self.waker.wake();
+        self.stopper().stop();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was printed; there is nothing to add to it here.
             let _ = thread.join();
         }
+    }
+}
+
+/// Stops an engine.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    commands: mpsc::Sender<Command>,
+    waker: Waker,
+}
+
+impl Stopper {
+    /// Makes the engine stop; it does so soon.
+    pub fn stop(&self) {
+        // It fails when the thread is gone, and that is what is wanted.
+        let _ = self.commands.send(Command::Stop);
+        self.waker.wake();
     }
 }
 

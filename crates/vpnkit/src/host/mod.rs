@@ -16,7 +16,7 @@ use rustix::event::epoll::EventFlags;
 use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Instant, Offload, Stack};
 
 use crate::config::{Config, Forward, ForwardError, StartError};
-use crate::link::Link;
+use crate::link::{Link, Received};
 use crate::waker::Waker;
 use poller::{Owner, Poller};
 
@@ -103,7 +103,8 @@ impl Host {
         self.link.attach(self.waker.clone());
         loop {
             self.dns_refresh();
-            let more = self.receive();
+            let received = self.receive();
+            self.stopping |= received == Received::Closed;
             self.take_commands();
             if self.stopping {
                 return;
@@ -119,7 +120,7 @@ impl Host {
             if cfg!(debug_assertions) {
                 self.check();
             }
-            self.wait(more);
+            self.wait(received == Received::Some);
         }
     }
 
@@ -127,8 +128,8 @@ impl Host {
         Instant(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Takes a burst of frames from the link; returns whether there are more.
-    fn receive(&mut self) -> bool {
+    /// Takes a burst of frames from the link.
+    fn receive(&mut self) -> Received {
         let now = self.now();
         let stack = &mut self.stack;
         self.link.receive(&mut |offload, frame| stack.on_frame(now, offload, frame))

@@ -1,17 +1,15 @@
-//! Linux calls that rustix does not have: the error queue of datagram sockets, and TAP devices.
+//! Linux calls that rustix does not have: the error queue of datagram sockets.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use vpnkit_stack::{DatagramError, VIRTIO_HEADER_BYTES};
+use vpnkit_stack::DatagramError;
 
 /// Bytes of control messages that an error can come with.
 const CONTROL_BYTES: usize = 256;
-/// `TUNSETOFFLOAD` flags: `TUN_F_CSUM | TUN_F_TSO4`. IPv6 is not spoken yet, so its segmentation is not asked for.
-const OFFLOADS: libc::c_uint = 1 | 2;
 
 /// Asks for ICMP errors on a datagram socket: `IP_RECVERR` of ip(7).
 pub fn set_recverr(fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -98,38 +96,4 @@ fn find_error(message: &libc::msghdr) -> Option<DatagramError> {
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
     None
-}
-
-/// Opens the TAP device `name`, nonblocking, with a `virtio_net_hdr` of 12 bytes and checksum and TCPv4 segmentation
-/// offload. Spec: Documentation/networking/tuntap.rst.
-pub fn open_tap(name: &str) -> io::Result<OwnedFd> {
-    if name.len() >= libc::IFNAMSIZ || name.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a device name has 1 to 15 bytes"));
-    }
-    let flags = libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK;
-    // SAFETY: the path is a C string literal.
-    let raw = unsafe { libc::open(c"/dev/net/tun".as_ptr(), flags) };
-    if raw < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `raw` was just opened and belongs to nobody else.
-    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-    // SAFETY: a plain C structure for which zero is a valid value.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = byte as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which is live.
-    check(unsafe { libc::ioctl(raw, libc::TUNSETIFF as _, &raw mut request) })?;
-    let size = VIRTIO_HEADER_BYTES as libc::c_int;
-    // SAFETY: TUNSETVNETHDRSZ reads one c_int, which is live.
-    check(unsafe { libc::ioctl(raw, libc::TUNSETVNETHDRSZ as _, &raw const size) })?;
-    // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    check(unsafe { libc::ioctl(raw, libc::TUNSETOFFLOAD as _, libc::c_ulong::from(OFFLOADS)) })?;
-    Ok(fd)
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

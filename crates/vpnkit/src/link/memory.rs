@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use vpnkit_stack::Offload;
 
-use super::Link;
+use super::{Link, Received};
 use crate::waker::Waker;
 
 /// Bytes of frames that may wait for the engine; more than all windows of a busy guest.
@@ -105,7 +105,7 @@ impl Link for MemoryLink {
         self.receive_ready();
     }
 
-    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> bool {
+    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received {
         let mut queue = lock(&self.queue);
         let count = queue.frames.len().min(BURST);
         let burst: Vec<_> = queue.frames.drain(..count).collect();
@@ -118,7 +118,7 @@ impl Link for MemoryLink {
         let mut queue = lock(&self.queue);
         let room = SPARE_MAX.saturating_sub(queue.spare.len());
         queue.spare.extend(burst.into_iter().map(|(_, frame)| frame).take(room));
-        more
+        if more { Received::Some } else { Received::All }
     }
 
     fn send(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {

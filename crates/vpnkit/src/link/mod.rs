@@ -13,13 +13,24 @@ use crate::waker::Waker;
 pub use memory::MemoryLink;
 pub use tap::TapLink;
 
+/// What [`Link::receive`] left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// No frame waits.
+    All,
+    /// There may be more.
+    Some,
+    /// The link is gone for good: the engine stops.
+    Closed,
+}
+
 /// A link to one guest. The engine's thread calls it; none of the calls may block.
 pub trait Link: Send + Sync {
     /// The engine is there: wake it when frames or room appear, unless [`Link::fd`] tells.
     fn attach(&self, waker: Waker);
 
-    /// Hands some of the frames that wait to `take`; returns whether there may be more.
-    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> bool;
+    /// Hands some of the frames that wait to `take`.
+    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received;
 
     /// Sends the frame that `parts` make together; returns false when there is no room for it now. The link then
     /// wakes the engine, or its [`Link::fd`] becomes writable, when there may be room.

@@ -1,13 +1,14 @@
 //! A link over a Linux TAP device with `virtio_net_hdr`: checksums and segmentation are left to the kernel.
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
+use ethlink::{Tap, TapError};
+use rustix::io::Errno;
 use vpnkit_stack::{Gso, Offload, VIRTIO_HEADER_BYTES};
 
-use super::Link;
-use crate::host::sys;
+use super::{Link, Received};
 use crate::waker::Waker;
 
 /// Bytes of the largest super-frame with its header.
@@ -18,36 +19,45 @@ const BURST: usize = 64;
 /// The link.
 #[derive(Debug)]
 pub struct TapLink {
-    fd: OwnedFd,
+    tap: Tap,
     buffer: Mutex<Vec<u8>>,
 }
 
 impl TapLink {
+    /// A link over a device that was opened with [`Tap::open`] or [`Tap::create`].
+    pub fn new(tap: Tap) -> Self {
+        Self { tap, buffer: Mutex::new(vec![0; FRAME_BYTES_MAX]) }
+    }
+
     /// Opens, or makes, the TAP device `name` in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When `/dev/net/tun` is missing, the name is longer than 15 bytes, or `CAP_NET_ADMIN` is.
-    pub fn open(name: &str) -> io::Result<Self> {
-        let fd = sys::open_tap(name)?;
-        Ok(Self { fd, buffer: Mutex::new(vec![0; FRAME_BYTES_MAX]) })
+    /// When `/dev/net/tun` is missing, the name is impossible, or `CAP_NET_ADMIN` is missing.
+    pub fn open(name: &str) -> Result<Self, TapError> {
+        Ok(Self::new(Tap::open(name)?))
     }
 }
 
 impl Link for TapLink {
     fn attach(&self, _waker: Waker) {}
 
-    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> bool {
+    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received {
         let mut buffer = self.buffer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for _ in 0..BURST {
-            let Ok(count) = rustix::io::read(&self.fd, &mut buffer[..]) else { return false };
+            let count = match rustix::io::read(&self.tap, &mut buffer[..]) {
+                Ok(count) => count,
+                Err(Errno::AGAIN | Errno::INTR) => return Received::All,
+                // The device, or its namespace, is gone.
+                Err(_) => return Received::Closed,
+            };
             if count < VIRTIO_HEADER_BYTES {
-                return false;
+                continue;
             }
             let mut header = [0; 10];
             header.copy_from_slice(&buffer[..10]);
             take(Offload::from_virtio(&header), &buffer[VIRTIO_HEADER_BYTES..count]);
         }
-        true
+        Received::Some
     }
 
     fn send(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
@@ -60,11 +70,11 @@ impl Link for TapLink {
         let count = parts.len().min(3);
         all[1..=count].copy_from_slice(&parts[..count]);
         // An error other than "no room" means that the kernel refuses the frame: it is lost, as on a wire.
-        !matches!(rustix::io::writev(&self.fd, &all[..=count]), Err(rustix::io::Errno::AGAIN))
+        !matches!(rustix::io::writev(&self.tap, &all[..=count]), Err(Errno::AGAIN))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fd.as_fd())
+        Some(self.tap.as_fd())
     }
 
     fn offload(&self) -> Option<bool> {

@@ -1,0 +1,3 @@
+//! System calls that no safe crate has, by operating system.
+
+pub mod linux;

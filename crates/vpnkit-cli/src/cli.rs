@@ -1,0 +1,105 @@
+//! The command line.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use clap::Parser;
+use vpnkit::{Config, Forward, Network, Resolvers};
+
+use crate::failure::Failure;
+use crate::ports::Ports;
+
+/// A user-space network: Ethernet of a namespace or of machines becomes ordinary sockets of this process.
+#[derive(Debug, Parser)]
+#[command(name = "vpnkit", version, max_term_width = 100)]
+pub struct Cli {
+    /// Network namespace to serve: a process, a path, or a name of ip-netns(8)
+    #[arg(long, value_name = "PID|PATH|NAME", requires = "tap")]
+    pub netns: Option<String>,
+    /// Name of the device to make in it
+    #[arg(long, value_name = "NAME", requires = "netns")]
+    pub tap: Option<String>,
+    /// Give the device its address and default route, and bring it up
+    #[arg(long, requires = "tap")]
+    pub config_net: bool,
+    /// Largest IP packet, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1500)]
+    pub mtu: u16,
+    /// Router, name server and DHCP server of the network
+    #[arg(long, value_name = "ADDRESS", default_value = "192.168.65.1")]
+    pub gateway_ip: Ipv4Addr,
+    /// Stands for the host: what is sent there goes to 127.0.0.1
+    #[arg(long, value_name = "ADDRESS", default_value = "192.168.65.2")]
+    pub host_ip: Ipv4Addr,
+    /// Address of the guest; further guests get those after it
+    #[arg(long, value_name = "ADDRESS", default_value = "192.168.65.3")]
+    pub guest_ip: Ipv4Addr,
+    /// Bits of the network in an address
+    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    pub prefix: u8,
+    /// Name servers to ask, instead of those of /etc/resolv.conf
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_delimiter = ',', value_parser = resolver)]
+    pub dns: Vec<SocketAddr>,
+    /// File of names, as hosts(5)
+    #[arg(long, value_name = "FILE", default_value = "/etc/hosts")]
+    pub hosts: PathBuf,
+    /// Domain of the guests
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub domain: String,
+    /// Domains that guests search
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub search: Vec<String>,
+    /// TCP ports of the host that lead to the guest: [ADDRESS/]PORT[-PORT][:PORT[-PORT]],…
+    #[arg(short = 't', long, value_name = "PORTS")]
+    pub tcp_ports: Vec<Ports>,
+    /// UDP ports of the host that lead to the guest
+    #[arg(short = 'u', long, value_name = "PORTS")]
+    pub udp_ports: Vec<Ports>,
+    /// Internal: make the device and hand it over on stdin
+    #[arg(long, hide = true, requires = "tap")]
+    pub make_tap: bool,
+}
+
+fn resolver(text: &str) -> Result<SocketAddr, String> {
+    let whole = text.parse::<SocketAddr>();
+    whole
+        .or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53)))
+        .map_err(|_| format!("`{text}` is no address"))
+}
+
+impl Cli {
+    /// What the engine is started with.
+    pub fn config(&self) -> Result<Config, Failure> {
+        let network = Network {
+            gateway: self.gateway_ip,
+            host: self.host_ip,
+            guest: self.guest_ip,
+            prefix: self.prefix,
+            mtu: self.mtu,
+            offload: true,
+            domain: self.domain.clone(),
+            search: self.search.clone(),
+            ..Network::default()
+        };
+        network.validate().map_err(|error| Failure::usage(error.to_string()))?;
+        let dns = if self.dns.is_empty() { Resolvers::default() } else { Resolvers::Fixed(self.dns.clone()) };
+        Ok(Config { network, dns, hosts: Some(self.hosts.clone()), forwards: self.forwards() })
+    }
+
+    fn forwards(&self) -> Vec<Forward> {
+        let pairs = |ports: &[Ports]| -> Vec<(SocketAddr, SocketAddrV4)> {
+            let of = |ports: &Ports| {
+                let address = ports.address;
+                let guest = self.guest_ip;
+                let pair = move |(host, port): &(u16, u16)| {
+                    (SocketAddr::new(address, *host), SocketAddrV4::new(guest, *port))
+                };
+                ports.pairs.iter().map(pair).collect::<Vec<_>>()
+            };
+            ports.iter().flat_map(of).collect()
+        };
+        let tcp = pairs(&self.tcp_ports).into_iter().map(|(bind, guest)| Forward::tcp(bind, guest));
+        let udp = pairs(&self.udp_ports).into_iter().map(|(bind, guest)| Forward::udp(bind, guest));
+        tcp.chain(udp).collect()
+    }
+}
