@@ -21,6 +21,7 @@ pub const TEST: &[Wanted] = &[
     ("python3", "python3-minimal"),
     ("gcc", "gcc"),
     ("xz", "xz-utils"),
+    ("tshark", "tshark"),
 ];
 
 /// The yardstick of the benchmarks.

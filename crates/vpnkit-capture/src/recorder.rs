@@ -1,0 +1,243 @@
+//! All captures of a network behind one call per frame.
+//!
+//! With no ring and no subscription a frame costs one relaxed load.
+
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::filter::Filter;
+use crate::frame::{Captured, Direction};
+use crate::pcapng;
+use crate::ring::Ring;
+
+/// Bytes of frames that wait for a subscriber that does not take them; then frames are lost to it.
+const QUEUE_BYTES_MAX: usize = 8 << 20;
+
+/// Subscriptions at once.
+pub const SUBSCRIPTIONS_MAX: usize = 64;
+
+/// What a subscriber wants to see.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Which frames.
+    pub filter: Filter,
+    /// Most bytes of each; 0 means all.
+    pub snap_bytes: u32,
+}
+
+/// Where frames go to be captured.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    active: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ports: Vec<String>,
+    ring: Option<Ring>,
+    ring_snap_bytes: usize,
+    subscribers: Vec<Arc<Queue>>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    wanted: Wanted,
+    pending: Mutex<Pending>,
+    more: Condvar,
+}
+
+#[derive(Debug)]
+struct Pending {
+    ring: Ring,
+    /// Names of ports that the subscriber has not been told of.
+    ports: Vec<String>,
+    ended: bool,
+}
+
+impl Recorder {
+    /// A recorder that keeps the first `snap_bytes` (0: all) of the last frames, in `ring_bytes` of memory; 0 of those
+    /// keeps none.
+    pub fn new(ring_bytes: usize, snap_bytes: u32) -> Self {
+        let ring = (ring_bytes > 0).then(|| Ring::new(ring_bytes));
+        Self {
+            active: AtomicBool::new(ring.is_some()),
+            state: Mutex::new(State { ring, ring_snap_bytes: snap_bytes as usize, ..State::default() }),
+        }
+    }
+
+    /// Names the next port; returns its number.
+    pub fn add_port(&self, name: &str) -> u32 {
+        let mut state = lock(&self.state);
+        state.ports.push(name.to_owned());
+        for queue in &state.subscribers {
+            lock(&queue.pending).ports.push(name.to_owned());
+        }
+        (state.ports.len() - 1) as u32
+    }
+
+    /// Whether anybody wants frames: whoever must do work to give one asks before.
+    #[inline]
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Captures the frame that `parts` make together.
+    #[inline]
+    pub fn record(
+        &self,
+        time_ns: u64,
+        port: u32,
+        direction: Direction,
+        parts: &[IoSlice<'_>],
+        comment: &str,
+    ) {
+        if self.is_active() {
+            self.record_active(time_ns, port, direction, parts, comment);
+        }
+    }
+
+    #[cold]
+    fn record_active(
+        &self,
+        time_ns: u64,
+        port: u32,
+        direction: Direction,
+        parts: &[IoSlice<'_>],
+        comment: &str,
+    ) {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let whole = Captured {
+            time_ns,
+            port,
+            direction,
+            wire_bytes: bytes.len() as u32,
+            bytes,
+            comment: comment.to_owned(),
+        };
+        let mut state = lock(&self.state);
+        for queue in &state.subscribers {
+            queue.offer(&whole);
+        }
+        let snap = state.ring_snap_bytes;
+        if let Some(ring) = &mut state.ring {
+            ring.push(snapped(&whole, snap));
+        }
+    }
+
+    /// Subscribes: frames from now on. `None` when there are [`SUBSCRIPTIONS_MAX`] already.
+    pub fn subscribe(self: &Arc<Self>, wanted: Wanted) -> Option<Subscription> {
+        let mut state = lock(&self.state);
+        if state.subscribers.len() >= SUBSCRIPTIONS_MAX {
+            return None;
+        }
+        let pending = Pending { ring: Ring::new(QUEUE_BYTES_MAX), ports: state.ports.clone(), ended: false };
+        let queue = Arc::new(Queue { wanted, pending: Mutex::new(pending), more: Condvar::new() });
+        state.subscribers.push(Arc::clone(&queue));
+        self.active.store(true, Ordering::Relaxed);
+        Some(Subscription { recorder: Arc::clone(self), queue, begun: false })
+    }
+
+    /// The ring as a pcapng file, of the frames that `filter` lets through.
+    pub fn ring_pcapng(&self, filter: &Filter) -> Vec<u8> {
+        let state = lock(&self.state);
+        let mut out = Vec::new();
+        pcapng::section(&mut out, "vpnkit");
+        for name in &state.ports {
+            pcapng::interface(&mut out, name, state.ring_snap_bytes as u32);
+        }
+        for frame in state.ring.iter().flat_map(Ring::frames) {
+            if filter.matches(&frame.bytes) {
+                pcapng::packet(&mut out, frame);
+            }
+        }
+        out
+    }
+
+    /// Ends all subscriptions, once they have given what they have.
+    pub fn end(&self) {
+        for queue in &lock(&self.state).subscribers {
+            lock(&queue.pending).ended = true;
+            queue.more.notify_all();
+        }
+    }
+
+    fn remove(&self, queue: &Arc<Queue>) {
+        let mut state = lock(&self.state);
+        state.subscribers.retain(|other| !Arc::ptr_eq(other, queue));
+        let active = state.ring.is_some() || !state.subscribers.is_empty();
+        self.active.store(active, Ordering::Relaxed);
+    }
+}
+
+impl Queue {
+    fn offer(&self, frame: &Captured) {
+        if !self.wanted.filter.matches(&frame.bytes) {
+            return;
+        }
+        lock(&self.pending).ring.push(snapped(frame, self.wanted.snap_bytes as usize));
+        self.more.notify_one();
+    }
+}
+
+/// Somebody's view of the frames, as a pcapng file without end. Dropping it ends it.
+#[derive(Debug)]
+pub struct Subscription {
+    recorder: Arc<Recorder>,
+    queue: Arc<Queue>,
+    begun: bool,
+}
+
+impl Subscription {
+    /// Appends what there is to `out`, waiting until there is something or `timeout` has passed. Returns false when
+    /// nothing will come any more.
+    pub fn take(&mut self, out: &mut Vec<u8>, timeout: Duration) -> bool {
+        let mut pending = lock(&self.queue.pending);
+        if self.begun && pending.ring.is_empty() && pending.ports.is_empty() && !pending.ended {
+            let idle = |pending: &mut Pending| pending.ring.is_empty() && !pending.ended;
+            pending = self
+                .queue
+                .more
+                .wait_timeout_while(pending, timeout, idle)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        if !self.begun {
+            self.begun = true;
+            pcapng::section(out, "vpnkit");
+        }
+        for name in pending.ports.drain(..) {
+            pcapng::interface(out, &name, self.queue.wanted.snap_bytes);
+        }
+        let live = !(pending.ended && pending.ring.is_empty());
+        for frame in pending.ring.drain() {
+            pcapng::packet(out, &frame);
+        }
+        live
+    }
+
+    /// Frames that were lost because nobody took them in time.
+    pub fn lost(&self) -> u64 {
+        lock(&self.queue.pending).ring.lost()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.recorder.remove(&self.queue);
+    }
+}
+
+fn snapped(frame: &Captured, snap_bytes: usize) -> Captured {
+    let end = if snap_bytes == 0 { frame.bytes.len() } else { snap_bytes.min(frame.bytes.len()) };
+    Captured { bytes: frame.bytes[..end].to_vec(), comment: frame.comment.clone(), ..*frame }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
