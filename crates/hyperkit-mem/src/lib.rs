@@ -4,9 +4,11 @@
 //! and the devices read and write it concurrently, so nothing here ever makes a reference to guest memory:
 //! bytes are copied in and out.
 //!
-//! Pages that a software CPU has decoded instructions from are *watched*; see [`watch`].
+//! Pages that a software CPU has decoded instructions from are *watched*; see [`watch`]. Which pages are written can be
+//! recorded; see [`dirty`].
 
 mod access;
+pub mod dirty;
 mod ram;
 pub mod watch;
 

@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 
+use crate::dirty::Dirty;
 use crate::watch::Watch;
 use crate::{GuestAddr, HIGH_START, LOW_END, PAGE_BYTES};
 
@@ -43,6 +44,7 @@ pub struct GuestRam {
     bytes: u64,
     regions: Vec<Region>,
     watch: Watch,
+    dirty: Dirty,
 }
 
 // SAFETY: the mapping lives as long as `self` and is only reached through raw pointers with volatile or
@@ -73,7 +75,13 @@ impl GuestRam {
         if bytes > low {
             regions.push(Region { start: GuestAddr(HIGH_START), bytes: bytes - low, offset: low });
         }
-        Ok(GuestRam { base, bytes, regions, watch: Watch::new(bytes / PAGE_BYTES) })
+        Ok(GuestRam {
+            base,
+            bytes,
+            regions,
+            watch: Watch::new(bytes / PAGE_BYTES),
+            dirty: Dirty::new(bytes / PAGE_BYTES),
+        })
     }
 
     /// The regions, in ascending order.
@@ -112,6 +120,21 @@ impl GuestRam {
         self.offset(addr, 1).map(|offset| (offset / PAGE_BYTES) as usize)
     }
 
+    /// The host pointer of a page of RAM by its number, as [`GuestRam::page_index`] gives it; what is said of
+    /// [`GuestRam::span`] holds for it.
+    #[inline]
+    pub fn page_host(&self, page: usize) -> Option<NonNull<u8>> {
+        let offset = (page as u64).checked_mul(PAGE_BYTES).filter(|offset| *offset < self.bytes)?;
+        // SAFETY: below the length of the mapping at `base`.
+        Some(unsafe { self.base.add(offset as usize) })
+    }
+
+    /// The record of pages that were written; see [`crate::dirty`].
+    #[inline]
+    pub fn dirty(&self) -> &Dirty {
+        &self.dirty
+    }
+
     /// The watched pages; see [`crate::watch`].
     pub fn watch(&self) -> &Watch {
         &self.watch
@@ -123,7 +146,9 @@ impl GuestRam {
             return;
         }
         let Some(offset) = self.offset(addr, len) else { return };
-        self.watch.written(offset / PAGE_BYTES, (offset + len - 1) / PAGE_BYTES);
+        let (first, last) = (offset / PAGE_BYTES, (offset + len - 1) / PAGE_BYTES);
+        self.dirty.mark_all(first, last);
+        self.watch.written(first, last);
     }
 }
 

@@ -14,6 +14,8 @@ pub const WATCHERS_MAX: u32 = 8;
 pub struct Watch {
     /// By page: one bit for each watcher.
     watched: Box<[AtomicU8]>,
+    /// By page: one bit for each CPU that may write to it without a further look.
+    writers: Box<[AtomicU8]>,
     notes: [Notes; WATCHERS_MAX as usize],
 }
 
@@ -26,8 +28,8 @@ struct Notes {
 
 impl Watch {
     pub(crate) fn new(pages: u64) -> Watch {
-        let watched = (0..pages).map(|_| AtomicU8::new(0)).collect();
-        Watch { watched, notes: Default::default() }
+        let flags = || (0..pages).map(|_| AtomicU8::new(0)).collect();
+        Watch { watched: flags(), writers: flags(), notes: Default::default() }
     }
 
     /// `watcher` starts watching a page, by its number as [`crate::GuestRam::page_index`] gives it. Watchers from
@@ -49,6 +51,31 @@ impl Watch {
     #[inline]
     pub fn contains(&self, page: usize) -> bool {
         self.watched.get(page).is_some_and(|flags| flags.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Asks whether CPU `writer` may write to a page without a further look: not while anybody watches it. If so, whoever
+    /// starts watching the page later finds `writer` among its [`Watch::writers`].
+    #[inline]
+    pub fn may_write(&self, page: usize, writer: u32) -> bool {
+        let Some(flags) = self.writers.get(page) else { return false };
+        if flags.load(Ordering::Relaxed) & bit(writer) == 0 {
+            // Before the page's watchers are looked at, as `add` comes before its writers are: one of the two sees the other.
+            flags.fetch_or(bit(writer), Ordering::SeqCst);
+        }
+        !self.contains(page)
+    }
+
+    /// The CPUs that may be writing to a page without a further look, one bit each.
+    #[inline]
+    pub fn writers(&self, page: usize) -> u8 {
+        self.writers.get(page).map_or(0, |flags| flags.load(Ordering::SeqCst))
+    }
+
+    /// CPU `writer` looks again before it writes to a page.
+    pub fn stops_writing(&self, page: usize, writer: u32) {
+        if let Some(flags) = self.writers.get(page) {
+            flags.fetch_and(!bit(writer), Ordering::SeqCst);
+        }
     }
 
     /// Whether a page that `watcher` watches was written since it called [`Watch::take`]. Cheap: one load.

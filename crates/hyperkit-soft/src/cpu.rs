@@ -10,9 +10,10 @@ use hyperkit_mem::GuestRam;
 use crate::attention::Attention;
 use crate::flags::Flags;
 use crate::mem::Tlb;
-use crate::mmu::tlb::Tlbs;
+use crate::mmu::planes::Tlbs;
 use crate::op::{FLAT, Op};
 use crate::system::interrupts::{Interrupts, Processors};
+use crate::system::mode::TLB_SUPERVISOR;
 use crate::trap::Fault;
 
 /// Segment registers by encoding.
@@ -65,7 +66,7 @@ pub struct Cpu {
     pub tlb: *mut Tlb,
     /// Whose rights it has: those of the user, or of the supervisor with or without SMAP (`system::mode`).
     pub tlb_index: usize,
-    /// All TLBs.
+    /// All TLBs. Their translations of the current address space are reached through `tlb`.
     pub tlbs: Tlbs,
     /// How the code segment is decoded.
     pub code_size: CodeSize,
@@ -152,14 +153,14 @@ impl Cpu {
     /// Processor `id` of a machine, after reset; all but number 0 wait for start-up.
     pub fn member(ram: Arc<GuestRam>, processors: Arc<Processors>, id: u32) -> Box<Cpu> {
         let attention = Arc::clone(&processors.attention[id as usize]);
-        let tlbs = Tlbs::new();
+        let tlbs = Tlbs::default();
         let mut cpu = Box::new(Cpu {
             regs: [0; 18],
             flags: Flags::default(),
             rip: 0,
             seg_base: [0; 8],
-            tlb: tlbs.get(2),
-            tlb_index: 2,
+            tlb: tlbs.current(TLB_SUPERVISOR),
+            tlb_index: TLB_SUPERVISOR,
             tlbs,
             code_size: CodeSize::Bits16,
             cpl: 0,

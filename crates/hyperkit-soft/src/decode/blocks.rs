@@ -4,7 +4,8 @@
 //! Blocks are found, from fast to slow, through the links of the block before, through a cache by linear address,
 //! and by physical address. The first two hold only as long as one of the two [`Contexts`] is what it was when they
 //! were noted: they change with the translation of addresses, with the mode and when blocks are freed. What was
-//! found through a global translation outlives a change of address space.
+//! found through a global translation outlives a change of address space, and each of the [`SPACES`] that a processor
+//! keeps apart gets its own context back when it is entered again.
 //!
 //! A dropped block is marked dead and stays allocated until [`Blocks::bury`], which only the run loop calls, between
 //! blocks: a block can drop itself. It then ends after the current instruction, because `limit` is cleared.
@@ -24,6 +25,9 @@ const BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of dropped blocks from which on they are freed, at the cost of all links.
 const DROPPED_MAX: usize = 1 << 20;
+
+/// How many address spaces a processor keeps apart.
+pub const SPACES: usize = 8;
 
 /// Low bits of [`Contexts`] that hold the mode; those above count.
 const MODE_BITS: u32 = 3;
@@ -74,15 +78,10 @@ pub struct Contexts {
 const GLOBAL: u64 = 1 << 63;
 
 impl Contexts {
-    /// Notes that translations of this address space changed.
-    fn local_changed(&mut self) {
-        self.local += 1 << MODE_BITS;
-    }
-
-    /// Notes that any translation may have changed.
-    fn all_changed(&mut self) {
-        self.local_changed();
-        self.global += 1 << MODE_BITS;
+    /// The same for every mode, as (local, global): what the translations of fetches depend on.
+    #[inline]
+    pub fn counts(self) -> (u64, u64) {
+        (self.local >> MODE_BITS, self.global >> MODE_BITS)
     }
 
     fn set_mode(&mut self, mode: u64) {
@@ -231,6 +230,12 @@ pub struct Blocks {
     pub limit: *const Op,
     /// What links and the cache by linear address depend on.
     pub contexts: Contexts,
+    /// The local context of each address space, without the mode.
+    spaces: [u64; SPACES],
+    /// Which of them is current.
+    space: usize,
+    /// The last context that was given out: none is used twice.
+    last: u64,
     /// Blocks until the vCPU looks up unasked, for its timers. 0 makes it look up before the next block.
     pub countdown: u32,
     jumps: Box<[Link]>,
@@ -248,6 +253,9 @@ impl Default for Blocks {
         Blocks {
             limit: std::ptr::null(),
             contexts: Contexts { local: 1 << MODE_BITS, global: GLOBAL | 1 << MODE_BITS },
+            spaces: std::array::from_fn(|space| (space as u64 + 1) << MODE_BITS),
+            space: 0,
+            last: (SPACES as u64 + 1) << MODE_BITS,
             countdown: 0,
             jumps: vec![NO_LINK; JUMPS].into_boxed_slice(),
             by_key: ByAddress::default(),
@@ -293,14 +301,30 @@ impl Blocks {
         }
     }
 
-    /// Linear addresses may mean other pages than before, but for global ones if `keep_global`: forgets what is
-    /// keyed by them.
-    pub fn translations_changed(&mut self, keep_global: bool) {
-        if keep_global {
-            self.contexts.local_changed();
-        } else {
-            self.contexts.all_changed();
+    /// What was found through translations of an address space, other than global ones, holds no more.
+    pub fn space_changed(&mut self, space: usize) {
+        self.last += 1 << MODE_BITS;
+        self.spaces[space] = self.last;
+        if space == self.space {
+            self.enter_space(space);
         }
+    }
+
+    /// What was found through global translations holds no more.
+    pub fn global_changed(&mut self) {
+        self.contexts.global += 1 << MODE_BITS;
+    }
+
+    /// Goes over to an address space, where what was noted in it holds again.
+    pub fn enter_space(&mut self, space: usize) {
+        let mode = self.contexts.local & ((1 << MODE_BITS) - 1);
+        self.space = space;
+        self.contexts.local = self.spaces[space] | mode;
+    }
+
+    fn all_changed(&mut self) {
+        (0..SPACES).for_each(|space| self.space_changed(space));
+        self.global_changed();
     }
 
     /// Makes the vCPU look up before the next block.
@@ -372,7 +396,7 @@ impl Blocks {
     /// Returns the pages of RAM that have lost their last block and need no longer be watched.
     pub fn bury(&mut self) -> Vec<usize> {
         if self.dropped_bytes > DROPPED_MAX {
-            self.contexts.all_changed();
+            self.all_changed();
             self.dropped.clear();
             self.dropped_bytes = 0;
         }

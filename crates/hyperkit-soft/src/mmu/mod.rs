@@ -2,6 +2,8 @@
 //!
 //! Not done: faults of stack accesses to non-canonical addresses are #GP(0), where the SDM says #SS(0).
 
+pub mod fetch;
+pub mod planes;
 pub mod tlb;
 pub mod walk;
 
@@ -99,7 +101,7 @@ impl Cpu {
     /// with #GP: nothing we run executes from devices.
     pub fn fetch_page(&mut self, linear: u64) -> Result<CodePage, Trap> {
         let user = self.tlb_index == TLB_USER;
-        if let Some(page) = self.mmu.find_fetch(linear, user) {
+        if let Some(page) = self.mmu.fetch.find(linear, user, self.blocks.contexts) {
             return Ok(page);
         }
         let found = self.walk_or_fault(linear, Access::Fetch)?;
@@ -108,7 +110,7 @@ impl Cpu {
         let Some((host, page)) = in_ram else { return Err(self.protection(0)) };
         let code = CodePage { phys, page, host: host.as_ptr(), global: found.global };
         self.mmu.note_size(linear, found.bytes);
-        self.mmu.keep_fetch(linear, user, flags_of(&found), code);
+        self.mmu.fetch.keep(linear, user, self.tlbs.space(), self.blocks.contexts, code);
         Ok(code)
     }
 
@@ -152,22 +154,27 @@ impl Cpu {
         let Some(host) = self.ram.span(GuestAddr(page), 4096) else {
             return Ok(Target { phys: found.phys, host: std::ptr::null_mut() });
         };
-        self.fill(linear & !0xfff, &found, host.as_ptr());
+        self.fill(linear & !0xfff, &found, host.as_ptr(), access);
         Ok(Target { phys: found.phys, host: host.as_ptr().wrapping_add(within) })
     }
 
-    fn fill(&mut self, linear: u64, found: &Translation, host: *mut u8) {
+    fn fill(&mut self, linear: u64, found: &Translation, host: *mut u8, access: Access) {
         let slot = tlb_slot(linear);
         let phys = found.phys & !0xfff;
-        let watched =
-            self.ram.page_index(GuestAddr(phys)).is_some_and(|page| self.ram.watch().contains(page));
-        let write = if found.writable && !watched { linear } else { TlbEntry::none(slot).write };
+        let free = found.writable
+            && self.ram.page_index(GuestAddr(phys)).is_some_and(|page| self.is_free_to_write(page, access));
+        let write = if free { linear } else { TlbEntry::none(slot).write };
         let entry = TlbEntry { read: linear, write, host, phys: phys | flags_of(found) };
-        self.tlbs.at(self.tlb_index).entries[slot] = entry;
+        self.tlbs.fill(self.tlb_index, slot, entry);
         self.mmu.note_size(linear, found.bytes);
-        if !found.global {
-            self.mmu.note_local(self.tlb_index, slot);
+    }
+
+    /// Whether writes to a page of RAM need no further look from now on. A write is recorded, if such are.
+    fn is_free_to_write(&self, page: usize, access: Access) -> bool {
+        if access == Access::Write {
+            self.ram.dirty().mark(page);
         }
+        self.ram.dirty().knows(page) && self.ram.watch().may_write(page, self.interrupts.id)
     }
 
     fn page_after(&self, linear: u64) -> u64 {

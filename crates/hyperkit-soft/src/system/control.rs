@@ -31,11 +31,15 @@ const CR4_BITS: u64 = cr4::TSD
     | cr4::OSFXSR
     | cr4::OSXMMEXCPT
     | cr4::FSGSBASE
+    | cr4::PCIDE
     | cr4::SMEP
     | cr4::SMAP;
 
 /// Changes of these bits of CR4 change what addresses mean.
-const CR4_PAGING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP | cr4::SMAP;
+const CR4_PAGING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP;
+
+/// Bit of a value for CR3, with CR4.PCIDE: translations of its PCID are kept.
+const CR3_KEEP: u64 = 1 << 63;
 
 /// Index of DR6 and DR7 in [`Cpu::debug`].
 pub const DR6: usize = 4;
@@ -60,7 +64,7 @@ impl Cpu {
             }
             self.efer |= efer::LMA;
         } else if !paging && self.long_mode() {
-            if self.code_size == CodeSize::Bits64 {
+            if self.code_size == CodeSize::Bits64 || self.cr4 & cr4::PCIDE != 0 {
                 return Err(self.protection(0));
             }
             self.efer &= !efer::LMA;
@@ -68,19 +72,33 @@ impl Cpu {
         let changed = self.cr0 ^ value;
         self.cr0 = value & CR0_BITS | cr0::ET;
         if changed & (cr0::PG | cr0::PE | cr0::WP) != 0 {
-            self.flush_tlb(false);
+            self.flush_tlb();
         }
         self.refresh();
         Ok(())
     }
 
+    /// Writes CR3. With CR4.PCIDE the low bits choose whose translations apply, and bit 63 keeps what is known of them
+    /// (SDM vol. 3A §4.10.4.1).
     fn write_cr3(&mut self, value: u64) -> Result<(), Trap> {
+        let pcids = self.cr4 & cr4::PCIDE != 0;
+        let keep = pcids && value & CR3_KEEP != 0;
+        let value = if pcids { value & !CR3_KEEP } else { value };
         if self.long_mode() && value >> PHYS_BITS != 0 {
             return Err(self.protection(0));
         }
         self.cr3 = value;
-        self.flush_tlb(self.cr4 & cr4::PGE != 0);
+        let pcid = self.pcid();
+        self.enter_pcid(pcid);
+        if !keep {
+            self.flush_pcid(pcid);
+        }
         Ok(())
+    }
+
+    /// The current process-context identifier: 0 unless CR4.PCIDE.
+    pub fn pcid(&self) -> u16 {
+        if self.cr4 & cr4::PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }
     }
 
     fn write_cr4(&mut self, value: u64) -> Result<(), Trap> {
@@ -88,9 +106,13 @@ impl Cpu {
             return Err(self.protection(0));
         }
         let changed = self.cr4 ^ value;
+        if changed & value & cr4::PCIDE != 0 && (!self.long_mode() || self.cr3 & 0xfff != 0) {
+            return Err(self.protection(0));
+        }
         self.cr4 = value;
         if changed & CR4_PAGING != 0 {
-            self.flush_tlb(false);
+            self.flush_tlb();
+            self.enter_pcid(self.pcid());
         }
         self.refresh();
         Ok(())
@@ -214,6 +236,33 @@ pub fn invlpg(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
         cpu.flush_page(linear);
     }
     leave(cpu, op)
+}
+
+/// `invpcid`: the kind is in register [`Op::src`].
+pub fn invpcid(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
+    privileged(cpu)?;
+    let kind = get_kind(cpu, op);
+    let at = cpu.address(op);
+    let descriptor = cpu.load::<u128>(at)?;
+    let (low, linear) = (descriptor as u64, (descriptor >> 64) as u64);
+    let pcid = (low & 0xfff) as u16;
+    let chosen = kind <= 1;
+    let without = cpu.cr4 & cr4::PCIDE == 0;
+    if kind > 3 || low > 0xfff || (chosen && without && pcid != 0) || (kind == 0 && !canonical(linear)) {
+        return Err(cpu.protection(0));
+    }
+    match kind {
+        0 => cpu.flush_pcid_page(linear, pcid),
+        1 => cpu.flush_pcid(pcid),
+        2 => cpu.flush_tlb(),
+        _ => cpu.flush_local(),
+    }
+    leave(cpu, op)
+}
+
+fn get_kind(cpu: &Cpu, op: &Op) -> u64 {
+    let value = cpu.regs[usize::from(op.src & 15)];
+    if cpu.code_size == CodeSize::Bits64 { value } else { value & 0xffff_ffff }
 }
 
 /// `wbinvd`, `invd`: there are no caches to write back.

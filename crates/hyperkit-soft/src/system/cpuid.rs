@@ -21,10 +21,11 @@ const fn bits(numbers: &[u32]) -> u32 {
 const LEAF_1_EDX: u32 = bits(&[0, 2, 3, 4, 5, 6, 8, 9, 11, 13, 15, 16, 17, 19, 23, 24, 25, 26]);
 /// Leaf 1 EDX: HTT, set with more than one vCPU.
 const HTT: u32 = 1 << 28;
-/// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC-deadline, AES, RDRAND, hypervisor.
-const LEAF_1_ECX: u32 = bits(&[0, 1, 9, 13, 19, 20, 21, 22, 23, 24, 25, 30, 31]);
-/// Leaf 7 EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, SHA.
-const LEAF_7_EBX: u32 = bits(&[0, 3, 7, 8, 9, 18, 19, 20, 29]);
+/// Leaf 1 ECX: SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, PCID, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC-deadline, AES,
+/// RDRAND, hypervisor.
+const LEAF_1_ECX: u32 = bits(&[0, 1, 9, 13, 17, 19, 20, 21, 22, 23, 24, 25, 30, 31]);
+/// Leaf 7 EBX: FSGSBASE, BMI1, SMEP, BMI2, ERMS, INVPCID, RDSEED, ADX, SMAP, SHA.
+const LEAF_7_EBX: u32 = bits(&[0, 3, 7, 8, 9, 10, 18, 19, 20, 29]);
 /// Leaf 7 ECX: RDPID.
 const LEAF_7_ECX: u32 = bits(&[22]);
 /// Leaf 7 EDX: fast short REP MOV, ARCH_CAPABILITIES.

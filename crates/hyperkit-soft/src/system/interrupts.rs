@@ -116,6 +116,8 @@ pub struct Interrupts {
     nmi_waiting: bool,
     /// Waits for start-up. [`Processors::set_waiting`] tells a snapshot.
     pub waiting: bool,
+    /// The last meeting that was attended (`rendezvous`).
+    pub(crate) attended: u64,
 }
 
 impl Interrupts {
@@ -131,6 +133,7 @@ impl Interrupts {
             nmi_blocked: false,
             nmi_waiting: false,
             waiting: id != 0,
+            attended: 0,
         }
     }
 
@@ -153,6 +156,10 @@ impl Cpu {
     /// Takes over what may have changed outside since the last run.
     pub fn resume(&mut self) {
         self.interrupts.waiting = self.interrupts.processors.is_waiting(self.interrupts.id);
+        if self.mmu.rounds != self.ram.dirty().rounds() {
+            self.mmu.rounds = self.ram.dirty().rounds();
+            self.protect_all();
+        }
         self.apic_changed();
         self.look_for_interrupts();
     }

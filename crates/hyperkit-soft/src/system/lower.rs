@@ -126,6 +126,11 @@ fn descriptors(instruction: &Instruction, context: &Context) -> Option<Op> {
         M::Lidt => tables::lidt,
         M::Sgdt => tables::sgdt,
         M::Sidt => tables::sidt,
+        M::Invpcid => {
+            let mut op = operand::op(control::invpcid, instruction, context);
+            op.src = operand::register(instruction.op0_register());
+            return Some(op);
+        }
         M::Lldt => return Some(rm(tables::lldt, instruction, context, 0, 2)),
         M::Ltr => return Some(rm(tables::ltr, instruction, context, 0, 2)),
         M::Lmsw => return Some(rm(control::lmsw, instruction, context, 0, 2)),

@@ -32,6 +32,8 @@ pub mod cr4 {
     pub const OSFXSR: u64 = 1 << 9;
     pub const OSXMMEXCPT: u64 = 1 << 10;
     pub const FSGSBASE: u64 = 1 << 16;
+    pub const PCIDE: u64 = 1 << 17;
+    pub const OSXSAVE: u64 = 1 << 18;
     pub const SMEP: u64 = 1 << 20;
     pub const SMAP: u64 = 1 << 21;
 }
@@ -115,6 +117,6 @@ impl Cpu {
     #[inline]
     pub fn use_tlb(&mut self, index: usize) {
         self.tlb_index = index;
-        self.tlb = self.tlbs.get(index);
+        self.tlb = self.tlbs.current(index);
     }
 }

@@ -203,7 +203,7 @@ impl Cpu {
         let changed = self.efer ^ value;
         self.efer = value & !efer::LMA | self.efer & efer::LMA;
         if changed & efer::NXE != 0 {
-            self.flush_tlb(false);
+            self.flush_tlb();
         }
         Some(())
     }

@@ -2,10 +2,13 @@
 //!
 //! A TLB lets its processor write to a page without a further look. When another one is about to keep decoded
 //! instructions of that page, it marks the page as watched, calls a meeting, and waits until every processor that
-//! runs has dropped its write permissions; from then on each write to the page is noted (`hyperkit_mem::watch`).
+//! may write to it, and runs, has dropped its permission; from then on each write to the page is noted
+//! (`hyperkit_mem::watch`).
 //! Processors that sleep, or that are outside `run`, are not waited for: they drop theirs before they go on.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::attention::want;
 use crate::cpu::Cpu;
@@ -13,35 +16,67 @@ use crate::cpu::Cpu;
 /// In [`Rendezvous::met`]: not running.
 const ASIDE: u64 = u64::MAX;
 
+/// Meetings whose page is remembered; who has missed more drops all permissions.
+const REMEMBERED: usize = 64;
+
 /// Meetings called, and who has been to which.
 #[derive(Debug)]
 pub struct Rendezvous {
-    called: AtomicU64,
-    /// The last meeting that each processor has been to.
+    calls: Mutex<Calls>,
+    /// The last meeting that each processor has been to; [`ASIDE`] while it does not run.
     met: Vec<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    /// How many so far.
+    count: u64,
+    /// The pages that the last ones are about, the newest at the end.
+    pages: VecDeque<usize>,
 }
 
 impl Rendezvous {
     /// For this many processors, none of which runs.
     pub fn new(processors: usize) -> Rendezvous {
         let met = (0..processors).map(|_| AtomicU64::new(ASIDE)).collect();
-        Rendezvous { called: AtomicU64::new(0), met }
+        Rendezvous { calls: Mutex::default(), met }
     }
 
     fn alone(&self) -> bool {
         self.met.len() == 1
     }
+
+    /// Calls a meeting about a page; its number.
+    fn call(&self, page: usize) -> u64 {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.count += 1;
+        calls.pages.push_back(page);
+        if calls.pages.len() > REMEMBERED {
+            calls.pages.pop_front();
+        }
+        calls.count
+    }
+
+    /// The number of the last meeting, and the pages of those after `attended`; `None` if not all are remembered.
+    fn missed(&self, attended: u64) -> (u64, Option<Vec<usize>>) {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let missed = (calls.count - attended) as usize;
+        let pages =
+            calls.pages.len().checked_sub(missed).map(|first| calls.pages.range(first..).copied().collect());
+        (calls.count, pages)
+    }
 }
 
 impl Cpu {
-    /// Has every running processor drop its write permissions; returns when they have.
-    pub(crate) fn call_meeting(&mut self) {
+    /// Has the running processors in the set `writers` drop their permission to write to a page; returns when they have.
+    pub(crate) fn call_meeting(&mut self, page: usize, writers: u8) {
         if self.interrupts.shared().rendezvous.alone() {
             return;
         }
-        let mine = self.interrupts.shared().rendezvous.called.fetch_add(1, Ordering::SeqCst) + 1;
+        let mine = self.interrupts.shared().rendezvous.call(page);
         let me = self.interrupts.id as usize;
-        let others = (0..self.interrupts.shared().attention.len()).filter(|id| *id != me);
+        let others =
+            (0..self.interrupts.shared().attention.len()).filter(|id| *id != me && writers >> id & 1 != 0);
         for id in others.clone().filter(|id| self.is_behind(*id, mine)) {
             self.interrupts.shared().attention[id].ask(want::CODE);
         }
@@ -67,9 +102,19 @@ impl Cpu {
 
     /// Goes to all meetings called so far.
     pub(crate) fn meet(&mut self) {
-        let called = self.interrupts.shared().rendezvous.called.load(Ordering::SeqCst);
-        self.protect_all();
+        let (called, pages) = self.interrupts.shared().rendezvous.missed(self.interrupts.attended);
+        match pages {
+            Some(pages) => pages.into_iter().for_each(|page| self.protect_if_written(page)),
+            None => self.protect_all(),
+        }
+        self.interrupts.attended = called;
         self.interrupts.shared().rendezvous.met[self.interrupts.id as usize].store(called, Ordering::SeqCst);
+    }
+
+    fn protect_if_written(&mut self, page: usize) {
+        if self.ram.watch().writers(page) >> self.interrupts.id & 1 != 0 {
+            self.protect_page(page);
+        }
     }
 
     /// Says that this processor runs from now on.

@@ -88,6 +88,7 @@ impl Cpu {
         self.shadow = false;
         self.fault = None;
         self.refresh();
-        self.flush_tlb(false);
+        self.flush_tlb();
+        self.enter_pcid(self.pcid());
     }
 }

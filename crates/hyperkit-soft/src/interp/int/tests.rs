@@ -193,7 +193,7 @@ fn page(cpu: &mut Cpu) {
     cpu.cr4 |= crate::system::cr4::PAE;
     cpu.cr0 |= crate::system::cr0::PG;
     cpu.refresh();
-    cpu.flush_tlb(false);
+    cpu.flush_tlb();
 }
 
 #[test]

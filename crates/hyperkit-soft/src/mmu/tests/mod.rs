@@ -1,5 +1,7 @@
 //! Tests of page walks, faults and the slow paths.
 
+mod pcid;
+
 use std::sync::Arc;
 
 use hyperkit_hv::X86State;
@@ -199,9 +201,9 @@ fn only_global_translations_survive_a_change_of_address_space() {
         let (ram, mut cpu) = long(flags);
         cpu.store::<u8>(LINEAR, 7).unwrap();
         put(&ram, entry_at(3), 0x3_0000 | flags);
-        cpu.flush_tlb(true);
+        cpu.flush_local();
         assert_eq!(cpu.load::<u8>(LINEAR).unwrap(), expected, "{flags:#x}");
-        cpu.flush_tlb(false);
+        cpu.flush_tlb();
         assert_eq!(cpu.load::<u8>(LINEAR).unwrap(), 0);
     }
 }
@@ -304,7 +306,7 @@ fn run_moved(cpu: &mut Cpu) -> u64 {
 fn code_is_fetched_anew_after_a_change_of_address_space_unless_global() {
     for (leaf, expected) in [(P | W, 9), (P | W | G, 7)] {
         let mut cpu = moved_code(leaf);
-        cpu.flush_tlb(true);
+        cpu.flush_local();
         assert_eq!(run_moved(&mut cpu), expected);
     }
 }
@@ -314,10 +316,10 @@ fn code_is_fetched_anew_after_its_page_is_invalidated() {
     for leaf in [P | W, P | W | G] {
         let mut cpu = moved_code(leaf);
         cpu.flush_page(LINEAR + 4096);
-        cpu.flush_tlb(true);
+        cpu.flush_local();
         cpu.flush_page(LINEAR + 2);
         assert_eq!(run_moved(&mut cpu), 9);
-        cpu.flush_tlb(false);
+        cpu.flush_tlb();
         assert_eq!(run_moved(&mut cpu), 9);
     }
 }
