@@ -357,8 +357,16 @@ impl Blocks {
         link
     }
 
-    /// The block with a key.
-    pub fn find(&self, key: Key) -> Option<&Block> {
+    /// The block with a key, which may have been found at `linear` before.
+    pub fn find(&self, key: Key, linear: u64) -> Option<&Block> {
+        let hint = &self.jumps[jump_slot(linear)];
+        if hint.linear == linear && !hint.block.is_null() {
+            // SAFETY: `bury` empties `jumps` when it frees blocks.
+            let block = unsafe { &*hint.block };
+            if block.key == key && !block.is_dead() {
+                return Some(block);
+            }
+        }
         self.by_key.get(&key).map(|block| &**block)
     }
 
@@ -397,6 +405,7 @@ impl Blocks {
     pub fn bury(&mut self) -> Vec<usize> {
         if self.dropped_bytes > DROPPED_MAX {
             self.all_changed();
+            self.jumps.fill(NO_LINK);
             self.dropped.clear();
             self.dropped_bytes = 0;
         }

@@ -40,7 +40,7 @@ impl Cpu {
         let linear = self.checked_linear()?;
         let page = self.fetch_page(linear)?;
         let key = Key::new(page.phys | linear & 0xfff, self.code_size);
-        if let Some(block) = self.blocks.find(key) {
+        if let Some(block) = self.blocks.find(key, linear) {
             match block.second_phys {
                 None => return Ok((block, page.global)),
                 Some(phys) => {

@@ -9,7 +9,7 @@ use crate::mmu::CodePage;
 const ENTRIES: usize = 512;
 
 /// Bits of a [`Filter`].
-const FILTER_BITS: usize = 8192;
+const FILTER_BITS: usize = 16384;
 
 /// A set of numbers that may seem to hold more than it does.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ impl Default for Filter {
 
 impl Filter {
     fn bit(number: u64) -> (usize, u64) {
-        let bit = (number ^ (number >> 13)) as usize & (FILTER_BITS - 1);
+        let bit = (number ^ (number >> 14)) as usize & (FILTER_BITS - 1);
         (bit / 64, 1 << (bit % 64))
     }
 
@@ -61,8 +61,9 @@ pub struct FetchTlb {
     entries: Box<[Entry; ENTRIES]>,
     /// Pages that were fetched from through translations of each address space since its context began.
     local: [Filter; SPACES],
-    /// Pages that were fetched from through global translations since their context began.
-    global: Filter,
+    /// Pages that were fetched from through global translations since their context began, below and above the middle of
+    /// the linear addresses: what a program unmaps is not mistaken for a page of its kernel.
+    global: [Filter; 2],
 }
 
 const NO_PAGE: CodePage = CodePage { phys: 0, page: 0, host: std::ptr::null(), global: false };
@@ -72,9 +73,13 @@ impl Default for FetchTlb {
         FetchTlb {
             entries: Box::new([Entry { tag: u64::MAX, context: 0, page: NO_PAGE }; ENTRIES]),
             local: Default::default(),
-            global: Filter::default(),
+            global: Default::default(),
         }
     }
+}
+
+fn half(linear: u64) -> usize {
+    (linear >> 63) as usize
 }
 
 fn slot(linear: u64) -> usize {
@@ -97,7 +102,7 @@ impl FetchTlb {
         let context = if page.global { global } else { local };
         let tag = linear & !0xfff | u64::from(user);
         self.entries[slot(linear)] = Entry { tag, context, page };
-        let filter = if page.global { &mut self.global } else { &mut self.local[space] };
+        let filter = if page.global { &mut self.global[half(linear)] } else { &mut self.local[space] };
         filter.insert(linear >> 12);
     }
 
@@ -108,7 +113,7 @@ impl FetchTlb {
 
     /// Whether a page may have been fetched from through a global translation.
     pub fn may_be_fetched_globally(&self, linear: u64) -> bool {
-        self.global.may_contain(linear >> 12)
+        self.global[half(linear)].may_contain(linear >> 12)
     }
 
     /// The context of an address space began anew.
@@ -118,6 +123,6 @@ impl FetchTlb {
 
     /// The global context began anew.
     pub fn global_changed(&mut self) {
-        self.global.clear();
+        self.global.iter_mut().for_each(Filter::clear);
     }
 }
