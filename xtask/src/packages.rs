@@ -15,6 +15,7 @@ pub const TEST: &[Wanted] = &[
     ("fsck.erofs", "erofs-utils"),
     ("cpio", "cpio"),
     ("curl", "curl"),
+    ("fusermount3", "fuse3"),
     ("git", "git"),
     ("make", "make"),
     ("ip", "iproute2"),
