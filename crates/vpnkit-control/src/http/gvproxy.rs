@@ -1,0 +1,90 @@
+//! The API of gvproxy that machine managers speak: `/services/forwarder/…`, `/stats`.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use ::vpnkit::Forward;
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+
+use super::{Api, Refusal};
+use crate::spec::protocol;
+
+/// A forward as clients write it: `local` is the host's, `remote` the machine's. No protocol is TCP.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct WireForward {
+    local: String,
+    remote: String,
+    protocol: String,
+}
+
+pub fn router() -> Router<Api> {
+    Router::new()
+        .route("/services/forwarder/all", get(all))
+        .route("/services/forwarder/expose", post(expose))
+        .route("/services/forwarder/unexpose", post(unexpose))
+        .route("/stats", get(stats))
+}
+
+async fn all(State(api): State<Api>) -> Json<Vec<WireForward>> {
+    let mut all: Vec<WireForward> = api
+        .exposed
+        .list()
+        .iter()
+        .map(|port| WireForward {
+            local: port.local.to_string(),
+            remote: port.asked.guest.to_string(),
+            protocol: port.asked.protocol.to_string(),
+        })
+        .collect();
+    all.sort_by(|left, right| (&left.local, &left.protocol).cmp(&(&right.local, &right.protocol)));
+    Json(all)
+}
+
+async fn expose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result<(), Refusal> {
+    let guest: SocketAddrV4 = wire
+        .remote
+        .parse()
+        .map_err(|_| Refusal::bad(format!("remote `{}` is not of the form IP:PORT", wire.remote)))?;
+    let forward = Forward { protocol: wire.protocol()?, bind: wire.local()?, guest };
+    api.exposed.expose(forward, "").map_err(|error| Refusal::of(&error))?;
+    Ok(())
+}
+
+/// Unlike the other API, this one says when there was nothing to hide.
+async fn unexpose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result<(), Refusal> {
+    let (protocol, local) = (wire.protocol()?, wire.local()?);
+    if api.exposed.unexpose(protocol, local).map_err(Refusal::failed)? {
+        return Ok(());
+    }
+    Err(Refusal::failed("proxy not found"))
+}
+
+async fn stats(State(api): State<Api>) -> Json<serde_json::Value> {
+    let counters = api.exposed.network().counters();
+    Json(serde_json::json!({
+        "BytesSent": counters.bytes_out,
+        "BytesReceived": counters.bytes_in,
+        "FramesSent": counters.frames_out,
+        "FramesReceived": counters.frames_in,
+    }))
+}
+
+impl WireForward {
+    fn protocol(&self) -> Result<::vpnkit::Protocol, Refusal> {
+        if self.protocol.is_empty() {
+            return Ok(::vpnkit::Protocol::Tcp);
+        }
+        protocol(&self.protocol).map_err(Refusal::bad)
+    }
+
+    /// `:8080` is that port of every address.
+    fn local(&self) -> Result<SocketAddr, Refusal> {
+        let bare = self.local.strip_prefix(':').and_then(|port| port.parse().ok());
+        bare.map(|port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
+            .or_else(|| self.local.parse().ok())
+            .ok_or_else(|| Refusal::bad(format!("local `{}` is not of the form IP:PORT", self.local)))
+    }
+}

@@ -1,0 +1,208 @@
+//! The HTTP server: one thread, unix sockets or TCP.
+
+mod gvproxy;
+mod observe;
+mod vpnkit;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::oneshot;
+use vpnkit_capture::Recorder;
+
+use crate::exposed::{ExposeError, Exposed};
+
+/// Largest body of a request, in bytes.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Why no API is served.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum ServeError {
+    #[error("the socket {} cannot be made", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("{} is in use by another program", path.display())]
+    InUse { path: PathBuf },
+    #[error("{address} cannot be listened at")]
+    Address { address: SocketAddr, source: io::Error },
+    #[error("starting the server failed")]
+    Start(#[source] io::Error),
+}
+
+/// What the API serves.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Ports and the network behind them.
+    pub exposed: Arc<Exposed>,
+    /// Captures.
+    pub recorder: Arc<Recorder>,
+}
+
+impl Api {
+    fn router(self) -> Router {
+        Router::new()
+            .merge(vpnkit::router())
+            .merge(gvproxy::router())
+            .merge(observe::router())
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .with_state(self)
+    }
+}
+
+/// A running server. Dropping it ends it and removes its socket.
+#[derive(Debug)]
+pub struct Server {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    path: Option<PathBuf>,
+    address: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Serves on a unix socket. A socket that a program which is gone left there is replaced.
+    ///
+    /// # Errors
+    /// When the path is in use or cannot be bound.
+    pub fn unix(api: Api, path: &Path) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Socket { path: path.to_owned(), source };
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(ServeError::InUse { path: path.to_owned() });
+        }
+        if is_socket(path) {
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let mut server = Self::start(move |stop| async move {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            axum::serve(listener, api.router()).with_graceful_shutdown(stopped(stop)).await
+        })?;
+        server.path = Some(path.to_owned());
+        Ok(server)
+    }
+
+    /// Serves on a TCP port. Anybody who can connect controls the network: bind loopback addresses only.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn tcp(api: Api, address: SocketAddr) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Address { address, source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        let mut server = Self::start(move |stop| async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, api.router()).with_graceful_shutdown(stopped(stop)).await
+        })?;
+        server.address = Some(local);
+        Ok(server)
+    }
+
+    /// Where it listens, on TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    fn start<F>(serve: impl FnOnce(oneshot::Receiver<()>) -> F + Send + 'static) -> Result<Self, ServeError>
+    where
+        F: Future<Output = io::Result<()>>,
+    {
+        let (stop, ended) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(vpnkit_capture::recorder::SUBSCRIPTIONS_MAX)
+            .build()
+            .map_err(ServeError::Start)?;
+        let thread = std::thread::Builder::new()
+            .name("vpnkit-http".into())
+            .spawn(move || {
+                // It ends with an error only when the listener is lost; then nothing can be said to anybody.
+                let _ = runtime.block_on(async {
+                    let (finish, finished) = oneshot::channel();
+                    let mut serving = std::pin::pin!(serve(finished));
+                    tokio::select! {
+                        result = &mut serving => result,
+                        () = stopped(ended) => {
+                            // Requests under way get a moment; streams without end would take for ever.
+                            let _ = finish.send(());
+                            tokio::time::timeout(GRACE, serving).await.unwrap_or(Ok(()))
+                        }
+                    }
+                });
+                runtime.shutdown_timeout(GRACE);
+            })
+            .map_err(ServeError::Start)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread), path: None, address: None })
+    }
+}
+
+/// How long requests under way may take when the server ends.
+const GRACE: std::time::Duration = std::time::Duration::from_millis(500);
+
+async fn stopped(stop: oneshot::Receiver<()>) {
+    // A sender that is gone says the same.
+    let _ = stop.await;
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// What a client did wrong, or what the host refused.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    message: String,
+}
+
+impl Refusal {
+    fn bad(message: impl ToString) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, message: message.to_string() }
+    }
+
+    fn failed(message: impl ToString) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.to_string() }
+    }
+
+    fn of(error: &ExposeError) -> Self {
+        Self::bad(with_source(error))
+    }
+}
+
+/// An error and what caused it, in one line.
+fn with_source(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line = format!("{line}: {cause}");
+        source = cause.source();
+    }
+    line
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, axum::Json(serde_json::json!({ "message": self.message }))).into_response()
+    }
+}

@@ -1,0 +1,116 @@
+//! The API of VPNKit's Go client: `/forwards/…`. Paths on the host (`unix`, pipes) need a way into the machine that
+//! Ethernet is not, and are refused.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use ::vpnkit::Forward;
+use axum::extract::State;
+use axum::routing::{delete, get, put};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+
+use super::{Api, Refusal};
+use crate::exposed::Port;
+use crate::spec::protocol;
+
+/// A port as the client writes it. Absent and empty are the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct WirePort {
+    proto: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    out_ip: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    out_port: u16,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    out_path: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    in_ip: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    in_port: u16,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    in_path: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    annotation: String,
+}
+
+fn is_zero(port: &u16) -> bool {
+    *port == 0
+}
+
+pub fn router() -> Router<Api> {
+    Router::new()
+        .route("/forwards/expose/port", put(expose).post(expose))
+        .route("/forwards/expose/pipe", put(pipe).post(pipe))
+        .route("/forwards/unexpose/port", delete(unexpose).post(unexpose))
+        .route("/forwards/unexpose/pipe", delete(pipe).post(pipe))
+        .route("/forwards/list", get(list))
+        .route("/forwards/dump", get(dump))
+}
+
+async fn expose(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<Json<WirePort>, Refusal> {
+    let forward = port.forward()?;
+    let local = api.exposed.expose(forward, &port.annotation).map_err(|error| Refusal::of(&error))?;
+    Ok(Json(WirePort { out_port: local.port(), ..port }))
+}
+
+async fn unexpose(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<(), Refusal> {
+    let local = SocketAddr::new(address(&port.out_ip)?, port.out_port);
+    let protocol = protocol(&port.proto).map_err(Refusal::bad)?;
+    api.exposed.unexpose(protocol, local).map_err(Refusal::failed)?;
+    Ok(())
+}
+
+async fn pipe() -> Refusal {
+    Refusal::bad("paths cannot be forwarded to a machine on an Ethernet: expose a port")
+}
+
+async fn list(State(api): State<Api>) -> Json<Vec<WirePort>> {
+    Json(api.exposed.list().iter().map(WirePort::of).collect())
+}
+
+/// The same with everything that is known, for people.
+async fn dump(State(api): State<Api>) -> Json<serde_json::Value> {
+    let ports: Vec<WirePort> = api.exposed.list().iter().map(WirePort::of).collect();
+    let flows = super::observe::flows_of(&api.exposed.network().flows());
+    Json(serde_json::json!({ "ports": ports, "flows": flows }))
+}
+
+impl WirePort {
+    fn of(port: &Port) -> Self {
+        let Forward { protocol, guest, .. } = port.asked;
+        Self {
+            proto: protocol.to_string(),
+            out_ip: port.local.ip().to_string(),
+            out_port: port.local.port(),
+            in_ip: guest.ip().to_string(),
+            in_port: guest.port(),
+            annotation: port.annotation.clone(),
+            ..Self::default()
+        }
+    }
+
+    fn forward(&self) -> Result<Forward, Refusal> {
+        if !self.out_path.is_empty() || !self.in_path.is_empty() {
+            return Err(Refusal::bad("a port has no path"));
+        }
+        let protocol = protocol(&self.proto).map_err(Refusal::bad)?;
+        let guest: Ipv4Addr = self
+            .in_ip
+            .parse()
+            .map_err(|_| Refusal::bad(format!("in_ip `{}` is not an IPv4 address", self.in_ip)))?;
+        if self.in_port == 0 {
+            return Err(Refusal::bad("in_port is missing"));
+        }
+        let bind = SocketAddr::new(address(&self.out_ip)?, self.out_port);
+        Ok(Forward { protocol, bind, guest: SocketAddrV4::new(guest, self.in_port) })
+    }
+}
+
+/// No address is every address.
+fn address(text: &str) -> Result<IpAddr, Refusal> {
+    if text.is_empty() {
+        return Ok(Ipv4Addr::UNSPECIFIED.into());
+    }
+    text.parse().map_err(|_| Refusal::bad(format!("out_ip `{text}` is not an address")))
+}

@@ -1,0 +1,19 @@
+//! Controls and observes a running network: ports are exposed and hidden, flows, counters and captures are looked at,
+//! over HTTP as existing clients speak it.
+//!
+//! - [`network`]: what is needed of the engine; [`spec`]: forwards as text; [`exposed`]: which ports are forwarded, by
+//!   whom they may be bound, idempotently;
+//! - [`http`]: the API of VPNKit's Go client (`/forwards/…`), that of gvproxy (`/services/forwarder/…`), Prometheus
+//!   metrics, flows as JSON, and pcapng without end.
+
+#![forbid(unsafe_code)]
+
+pub mod exposed;
+pub mod http;
+pub mod network;
+pub mod spec;
+
+pub use exposed::{ExposeError, Exposed};
+pub use http::{Api, ServeError, Server};
+pub use network::Network;
+pub use spec::{Spec, SpecError};
