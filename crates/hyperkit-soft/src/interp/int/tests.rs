@@ -166,9 +166,9 @@ fn data_beside_code_does_not_drop_it() {
     finish(&mut cpu);
     let key = Key::new(CODE, cpu.code_size);
     cpu.store::<u64>(CODE + 0x800, 1).unwrap();
-    assert!(cpu.blocks.find(key).is_some());
+    assert!(cpu.blocks.find(key, 0).is_some());
     cpu.store::<u8>(CODE, 0xb8).unwrap();
-    assert!(cpu.blocks.find(key).is_none());
+    assert!(cpu.blocks.find(key, 0).is_none());
 }
 
 #[test]
