@@ -22,7 +22,7 @@ use crate::userland::applets;
 use crate::{GuestImage, Progress, Request};
 
 /// Raised whenever the same packages would give a different image.
-const BUILDER_VERSION: &str = "4";
+const BUILDER_VERSION: &str = "5";
 /// Raised whenever the same kernel package would be taken apart differently.
 const KERNEL_VERSION: &str = "2";
 

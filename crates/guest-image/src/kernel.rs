@@ -12,10 +12,11 @@ use crate::modules::{Module, ModuleSet, name_of};
 use crate::vmlinux;
 
 /// Modules that PID 1 loads, by what for. The order within a group matters only to what we prefer.
-pub const GROUPS: [(&str, &[&str]); 4] = [
+pub const GROUPS: [(&str, &[&str]); 5] = [
     ("boot", &["virtio_mmio", "virtio_rng", "vmw_vsock_virtio_transport"]),
     ("net", &["virtio_net"]),
     ("share", &["9pnet_virtio", "9p"]),
+    ("disk", &["virtio_blk"]),
     ("root", &["virtio_blk", "erofs", "overlay"]),
 ];
 

@@ -105,6 +105,12 @@ pub trait Vm: Send + Sync {
     /// Makes `run` of vCPU `id` return; usable from any thread at any time, before and during `run`.
     fn kick(&self, id: u32) -> Arc<dyn Kick>;
 
+    /// Instructions retired by all vCPUs, each as of its last access to the board, from any thread; `None` where the
+    /// engine does not count.
+    fn retired(&self) -> Option<u64> {
+        None
+    }
+
     /// The input `gsi` of the I/O APIC, 0 to 23.
     fn interrupt_line(&self, gsi: u32) -> Arc<dyn InterruptLine>;
 

@@ -1,6 +1,6 @@
 //! What makes a running vCPU look up: kicks, interrupts, writes to pages that it decoded.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,9 +22,22 @@ pub struct Attention {
     wanted: AtomicU32,
     asleep: Mutex<bool>,
     wake: Condvar,
+    /// Instructions retired as of the vCPU's last access to the board.
+    retired: AtomicU64,
 }
 
 impl Attention {
+    /// Tells others how many instructions the vCPU has retired. Its own thread calls it.
+    #[inline]
+    pub fn publish_retired(&self, instructions: u64) {
+        self.retired.store(instructions, Ordering::Relaxed);
+    }
+
+    /// What the vCPU told last.
+    pub fn retired(&self) -> u64 {
+        self.retired.load(Ordering::Relaxed)
+    }
+
     /// Asks for attention and wakes the vCPU if it sleeps.
     pub fn ask(&self, bits: u32) {
         self.wanted.fetch_or(bits, Ordering::SeqCst);

@@ -212,10 +212,12 @@ impl Cpu {
         cpu
     }
 
-    /// The board.
+    /// The board. Also where the count of instructions is told to others: often enough for them, and rarely enough
+    /// for us.
     #[inline]
     pub fn bus(&self) -> &Bus {
         assert!(!self.bus.is_null(), "the bus is set for as long as `run` is on the stack");
+        self.attention.publish_retired(self.retired);
         // SAFETY: not null, so `run` is on the stack and the bus it borrows is alive.
         unsafe { &*self.bus }
     }

@@ -74,6 +74,10 @@ impl Vm for SoftVm {
         Arc::new(Kicker(self.processors.attention.get(id as usize).cloned()))
     }
 
+    fn retired(&self) -> Option<u64> {
+        Some(self.processors.attention.iter().map(|attention| attention.retired()).sum())
+    }
+
     fn interrupt_line(&self, gsi: u32) -> Arc<dyn InterruptLine> {
         Arc::new(Line { processors: Arc::clone(&self.processors), gsi })
     }
@@ -136,6 +140,7 @@ struct Boarded<'a>(&'a mut Cpu);
 impl Drop for Boarded<'_> {
     fn drop(&mut self) {
         self.0.step_aside();
+        self.0.attention.publish_retired(self.0.retired);
         self.0.bus = std::ptr::null();
     }
 }

@@ -33,5 +33,5 @@ pub use hyperkit_hv::{EngineKind, VcpuError, VmError, X86State};
 pub use hyperkit_mem::GuestRam;
 pub use hyperkit_virtio::VirtioDevice;
 pub use lifecycle::{Outcome, Stopper};
-pub use machine::{BuildError, Machine, StartError};
+pub use machine::{BuildError, Counter, Machine, StartError};
 pub use measure::measure;

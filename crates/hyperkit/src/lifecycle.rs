@@ -50,8 +50,6 @@ struct State {
     outcome: Option<Outcome>,
     /// Threads that run a vCPU.
     n_running: usize,
-    /// Instructions retired, by vCPU, as of when it last came back.
-    retired: Vec<Option<u64>>,
     /// States in which the vCPUs were left, once their threads are gone.
     last: Vec<Option<X86State>>,
 }
@@ -60,7 +58,7 @@ impl Lifecycle {
     /// The life of a machine whose vCPUs are kicked by `kicks`.
     pub(crate) fn new(kicks: Vec<Arc<dyn Kick>>) -> Lifecycle {
         let n_vcpus = kicks.len();
-        let state = State { retired: vec![None; n_vcpus], last: vec![None; n_vcpus], ..State::default() };
+        let state = State { last: vec![None; n_vcpus], ..State::default() };
         Lifecycle { state: Mutex::new(state), changed: Condvar::new(), kicks }
     }
 
@@ -88,20 +86,12 @@ impl Lifecycle {
         self.changed.notify_all();
     }
 
-    pub(crate) fn set_retired(&self, vcpu: u32, retired: Option<u64>) {
-        self.lock().retired[vcpu as usize] = retired;
-    }
-
     pub(crate) fn set_last(&self, vcpu: u32, state: Option<X86State>) {
         self.lock().last[vcpu as usize] = state;
     }
 
     pub(crate) fn last(&self, vcpu: u32) -> Option<X86State> {
         self.lock().last.get(vcpu as usize).cloned().flatten()
-    }
-
-    pub(crate) fn retired(&self) -> Option<u64> {
-        self.lock().retired.iter().copied().sum()
     }
 
     /// Waits until the machine has ended and none of its vCPUs runs; `None` when `deadline` comes first.

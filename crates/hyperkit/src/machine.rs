@@ -163,10 +163,32 @@ impl Machine {
         self.lifecycle.last(vcpu)
     }
 
-    /// Instructions that all vCPUs have retired, as of when each last came back from the guest; exact once the
-    /// machine has ended. `None` where the engine does not count.
+    /// Instructions that all vCPUs have retired, as of when each last accessed a device; exact once the machine has
+    /// ended. `None` where the engine does not count.
     pub fn retired(&self) -> Option<u64> {
-        self.lifecycle.retired()
+        self.vm.retired()
+    }
+
+    /// The same for others, such as a serial sink that wants to know when the guest said something.
+    pub fn retired_counter(&self) -> Counter {
+        Counter(Arc::clone(&self.vm))
+    }
+}
+
+/// Counts the instructions of a machine, from any thread, even after the machine is gone. Cheap to clone.
+#[derive(Clone)]
+pub struct Counter(Arc<dyn Vm>);
+
+impl Counter {
+    /// As [`Machine::retired`].
+    pub fn retired(&self) -> Option<u64> {
+        self.0.retired()
+    }
+}
+
+impl std::fmt::Debug for Counter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Counter").field(&self.retired()).finish()
     }
 }
 
@@ -201,9 +223,7 @@ impl Running {
 
     fn run_until_end(&self, vcpu: &mut dyn Vcpu, bus: &Bus) {
         while !self.lifecycle.has_ended() {
-            let exit = vcpu.run(bus);
-            self.lifecycle.set_retired(self.vcpu, vcpu.retired());
-            match exit {
+            match vcpu.run(bus) {
                 Ok(Exit::Kicked | Exit::Waiting) => {}
                 Ok(Exit::TripleFault) => {
                     let state = vcpu.state().ok().map(Box::new);

@@ -4,7 +4,8 @@
 //! never hangs: whatever goes wrong is said on the console, and the machine powers off.
 //!
 //! `coracle.init=poweroff` on the kernel's command line powers off at once (for measuring boots);
-//! `coracle.init=console` gives a shell on the console instead of talking to the host (for finding faults).
+//! `coracle.init=console` gives a shell on the console instead of talking to the host (for finding faults). With
+//! `coracle.script=PATH` that shell runs a script, which may be a disk.
 
 mod command;
 mod modules;
@@ -80,9 +81,12 @@ fn live() -> Result<(), String> {
     network::up_loopback().map_err(|error| format!("cannot bring up lo: {error}"))?;
     if mounts::has_root_disk() {
         modules.load("root")?;
+    } else if mounts::has_disk() {
+        modules.load("disk")?;
     }
     if mode == Some("console") {
-        return run_shell(&mut modules);
+        let script = command_line.split_whitespace().find_map(|word| word.strip_prefix("coracle.script="));
+        return run_shell(&mut modules, script);
     }
     let control = connect_control()?;
     let (sender, events) = channel();
@@ -109,14 +113,15 @@ fn live() -> Result<(), String> {
     Ok(())
 }
 
-/// Runs a shell on the console, with all modules loaded and the final root, and returns when it ends.
-fn run_shell(modules: &mut Modules) -> Result<(), String> {
+/// Runs a shell on the console, or a script in it, with all modules loaded and the final root, and returns when it ends.
+fn run_shell(modules: &mut Modules, script: Option<&str>) -> Result<(), String> {
     if mounts::has_root_disk() {
         mounts::switch_to_root_disk()?;
     }
     let _some_devices_may_lack = (modules.load("net"), modules.load("share"));
-    let status =
-        std::process::Command::new("/bin/sh").env("HOME", "/root").env("PATH", command::PATH).status();
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(script).env("HOME", "/root").env("PATH", command::PATH);
+    let status = shell.status();
     let status = status.map_err(|error| format!("cannot run /bin/sh: {error}"))?;
     say(&format!("the shell ended: {status}"));
     mounts::unmount_all(&[]);

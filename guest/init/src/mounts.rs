@@ -67,6 +67,14 @@ pub fn has_root_disk() -> bool {
     Path::new(ROOT_MARKER).exists()
 }
 
+/// Whether the machine has a virtio block device (virtio 1.2 §5: device 2).
+pub fn has_disk() -> bool {
+    let devices = std::fs::read_dir("/sys/bus/virtio/devices").into_iter().flatten().flatten();
+    devices
+        .map(|device| std::fs::read_to_string(device.path().join("device")).unwrap_or_default())
+        .any(|id| id.trim() == "0x0002")
+}
+
 /// Makes the first disk, with a memory file system over it for what is written, the root of PID 1.
 ///
 /// # Errors

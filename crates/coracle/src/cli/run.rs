@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::value::{self, Port, Share};
+use super::value::{self, Disk, Port, Share};
 use crate::failure::Failure;
 use crate::{machine, session};
 
@@ -69,6 +69,12 @@ pub struct Arguments {
     /// Add to the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub append: String,
+    /// Attach a raw disk image, after the root file system's if there is one: FILE, or FILE:ro
+    #[arg(long = "disk", value_name = "FILE[:ro]", value_parser = value::disk)]
+    pub disks: Vec<Disk>,
+    /// Write a JSON object for each line of the guest's console: when it came, and instructions retired by then
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
     /// End the command after this long, with exit code 124
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub timeout: Option<Duration>,

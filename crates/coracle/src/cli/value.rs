@@ -46,6 +46,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err(format!("a duration of `{text}` leaves no time")) } else { Ok(duration) }
 }
 
+/// A raw disk image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The file.
+    pub image: PathBuf,
+    /// The guest may not write to it.
+    pub read_only: bool,
+}
+
+/// `FILE[:ro]`.
+///
+/// # Errors
+/// A line that says what a disk looks like.
+pub fn disk(text: &str) -> Result<Disk, String> {
+    let (image, read_only) = text.strip_suffix(":ro").map_or((text, false), |image| (image, true));
+    if image.is_empty() {
+        return Err(format!("`{text}` is not a disk like data.img or data.img:ro"));
+    }
+    Ok(Disk { image: PathBuf::from(image), read_only })
+}
+
 /// A host folder or file and where it appears in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {

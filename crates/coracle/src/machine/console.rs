@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::stats::Stats;
+
 /// How much is kept.
 const KEPT_BYTES: usize = 16 << 10;
 /// How many lines are shown.
@@ -25,6 +27,7 @@ enum Show {
 pub struct Console {
     kept: Arc<Mutex<VecDeque<u8>>>,
     show: Show,
+    stats: Option<Arc<Stats>>,
 }
 
 /// Takes the bytes of a serial port.
@@ -38,7 +41,18 @@ impl Console {
             (false, true) => Show::Stderr,
             (false, false) => Show::Nowhere,
         };
-        Console { kept: Arc::default(), show }
+        Console { kept: Arc::default(), show, stats: None }
+    }
+
+    /// Tells `stats` as well what the guest says.
+    pub fn with_stats(mut self, stats: Option<Arc<Stats>>) -> Console {
+        self.stats = stats;
+        self
+    }
+
+    /// Who else hears what the guest says.
+    pub fn stats(&self) -> Option<&Stats> {
+        self.stats.as_deref()
     }
 
     /// Takes what the serial port sends.
@@ -53,6 +67,9 @@ impl Console {
         let excess = kept.len().saturating_sub(KEPT_BYTES);
         kept.drain(..excess);
         drop(kept);
+        if let Some(stats) = &self.stats {
+            stats.take(bytes);
+        }
         // A console that cannot be shown is no reason to stop the guest.
         let _ = match self.show {
             Show::Nowhere => Ok(()),

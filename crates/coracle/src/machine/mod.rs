@@ -3,6 +3,7 @@
 mod console;
 mod engine;
 mod image;
+mod stats;
 
 use std::net::SocketAddrV4;
 use std::os::unix::ffi::OsStrExt;
@@ -69,8 +70,10 @@ impl Setup {
             let disk = block::RawFile::open(rootfs, true).map_err(|error| Failure::of(&error))?;
             devices.push(Box::new(block::Block::new(Arc::new(disk), "root")));
         }
+        disks(arguments, &mut devices)?;
         let own_init = arguments.initrd.is_some();
-        let console = Console::new(arguments.console, own_init);
+        let stats = arguments.stats.as_deref().map(stats::Stats::create).transpose()?.map(Arc::new);
+        let console = Console::new(arguments.console, own_init).with_stats(stats);
         let config = MachineConfig {
             memory_bytes: arguments.memory,
             vcpus: arguments.cpus,
@@ -111,6 +114,9 @@ impl Setup {
             );
             if of_user { Failure::usage(&failure.message) } else { failure }
         })?;
+        if let Some(stats) = self.console.stats() {
+            stats.count_with(machine.retired_counter());
+        }
         machine.start().map_err(|error| Failure::of(&error))?;
         Ok(Running {
             machine: Arc::new(machine),
@@ -141,6 +147,9 @@ impl Running {
     pub fn stop(&self) {
         self.machine.stop();
         self.machine.wait();
+        if let Some(stats) = self.console.stats() {
+            stats.end();
+        }
     }
 }
 
@@ -182,6 +191,16 @@ fn network(arguments: &Arguments) -> Result<(vpnkit::Engine, Arc<glue::net::Cabl
             .map_err(|error| Failure::usage(&format!("-p: {}", crate::failure::chain(&error))))?;
     }
     Ok((engine, Arc::new(glue::net::Cable::new(link))))
+}
+
+/// Opens the images of further disks.
+fn disks(arguments: &Arguments, devices: &mut Vec<Box<dyn VirtioDevice>>) -> Result<(), Failure> {
+    for (n, disk) in arguments.disks.iter().enumerate() {
+        let file = block::RawFile::open(&disk.image, disk.read_only)
+            .map_err(|error| Failure::usage(&format!("--disk: {}", crate::failure::chain(&error))))?;
+        devices.push(Box::new(block::Block::new(Arc::new(file), &format!("disk{n}"))));
+    }
+    Ok(())
 }
 
 /// Opens the host side of every share and makes its device.

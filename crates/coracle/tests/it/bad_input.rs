@@ -31,6 +31,9 @@ fn flags_and_values() {
     check(&["run", "-p", "http:80", "--", "true"], &["http"]);
     check(&["run", "-v", "nowhere", "--", "true"], &["nowhere"]);
     check(&["run", "-e", "=x", "--", "true"], &["=x"]);
+    check(&["run", "--disk", "/no/such/disk", "--", "true"], &["--disk", "/no/such/disk"]);
+    check(&["run", "--disk", ":ro", "--", "true"], &[":ro", "data.img"]);
+    check(&["run", "--stats", "/no/such/folder/stats", "--", "true"], &["--stats", "/no/such/folder"]);
     check(&["run", "--engine", "fast", "--", "true"], &["fast", "soft"]);
 }
 

@@ -94,3 +94,27 @@ fn orphans_are_reaped_and_memory_is_what_was_asked() {
     let mib: u32 = lines.next().unwrap().parse().unwrap();
     assert!((180..=256).contains(&mib), "{mib}");
 }
+
+#[test]
+fn a_disk_is_a_file_and_the_statistics_count_instructions() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, stats) = (folder.path().join("disk.img"), folder.path().join("stats"));
+    let mut bytes = vec![0u8; 1 << 20];
+    bytes[..5].copy_from_slice(b"hello");
+    std::fs::write(&disk, bytes).unwrap();
+    let (disk_flag, stats_flag) = (disk.display().to_string(), stats.display().to_string());
+    let flags = ["--disk", disk_flag.as_str(), "--engine", "soft", "--stats", stats_flag.as_str()];
+    let said =
+        sh(&flags, "head -c 5 /dev/vda; printf world | dd of=/dev/vda conv=notrunc 2>/dev/null; sync").done();
+    assert_eq!(said.good(), "hello");
+    assert!(std::fs::read(&disk).unwrap().starts_with(b"world"));
+    let text = std::fs::read_to_string(&stats).unwrap();
+    let end: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(end["end"], true);
+    assert!(end["retired"].as_u64().unwrap() > 100_000_000, "{end}");
+    // Read-only as the host has it.
+    let refused = format!("{disk_flag}:ro");
+    let said =
+        sh(&["--disk", refused.as_str()], "printf x | dd of=/dev/vda 2>/dev/null || echo refused").done();
+    assert_eq!(said.good(), "refused\n");
+}
