@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use p9p::qid::Qid;
 
@@ -16,6 +17,8 @@ use crate::reply::Reply;
 
 /// Most messages that wait; more than that, and the oldest knowledge simply times out.
 const WAITING_MAX: usize = 1 << 16;
+/// Pause between two rounds of reclaiming: the kernel forgets in its own time.
+const RECLAIM_EVERY: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Message {
@@ -88,6 +91,18 @@ impl Invalidator {
 }
 
 impl Shared {
+    /// Goes on for as long as it helps.
+    fn reclaim(&self, device: &OwnedFd, reply: &mut Reply) {
+        let before = self.inodes.len();
+        for (parent, name) in self.inodes.surplus() {
+            send(device, reply, &Message::Entry(parent, name));
+        }
+        thread::sleep(RECLAIM_EVERY);
+        if self.inodes.is_crowded() && self.inodes.len() < before {
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner).reclaim = true;
+        }
+    }
+
     fn run(&self, device: &OwnedFd) {
         let mut reply = Reply::default();
         loop {
@@ -106,9 +121,7 @@ impl Shared {
                 send(device, &mut reply, &message);
             }
             if reclaim {
-                for (parent, name) in self.inodes.surplus() {
-                    send(device, &mut reply, &Message::Entry(parent, name));
-                }
+                self.reclaim(device, &mut reply);
             }
         }
     }

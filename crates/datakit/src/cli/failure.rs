@@ -1,0 +1,44 @@
+//! How a command fails: one line and an exit code.
+
+use std::process::ExitCode;
+
+/// A line for stderr and the code to exit with.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    #[allow(dead_code, reason = "used by commands that take input")]
+    /// What a person got wrong: exit code 2. Says what, where, and what to do.
+    pub fn usage(message: impl std::fmt::Display) -> Self {
+        Self { message: message.to_string(), code: 2 }
+    }
+
+    /// Anything else: exit code 1.
+    pub fn other(message: impl std::fmt::Display) -> Self {
+        Self { message: message.to_string(), code: 1 }
+    }
+
+    /// Says it.
+    pub fn report(&self) -> ExitCode {
+        eprintln!("datakit: {}", self.message.replace('\n', " "));
+        ExitCode::from(self.code)
+    }
+}
+
+/// An error and its causes, in one line; exit code 1.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        let mut line = error.to_string();
+        for cause in error.chain().skip(1) {
+            let text = cause.to_string();
+            if !line.contains(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+        }
+        Self::other(line)
+    }
+}
