@@ -40,17 +40,38 @@ pub enum ClientError {
         tag: u16,
     },
     /// There is no dialect in common.
-    #[error("the server does not speak 9P2000.L")]
+    #[error("the server speaks none of the dialects that will do")]
     Dialect,
+    /// The server said no, in words of its own (9P2000 and .u).
+    #[error("{text}")]
+    RefusedWithText {
+        /// Which error it is.
+        errno: Errno,
+        /// What it said.
+        text: String,
+    },
+    /// The server did not answer in time, and was asked not to.
+    #[error("the server did not answer in time")]
+    TimedOut,
+    /// All tags are in use.
+    #[error("too many requests are under way")]
+    TooManyCalls,
 }
 
 impl ClientError {
     /// The errno that the server answered with, if that is what happened.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Refused(errno) => Some(*errno),
+            Self::Refused(errno) | Self::RefusedWithText { errno, .. } => Some(*errno),
             _ => None,
         }
+    }
+
+    /// An Rerror: the number is .u's, and 0 where there is none but the text.
+    pub(crate) fn from_error(text: &[u8], number: u32) -> Self {
+        let text = String::from_utf8_lossy(text).into_owned();
+        let errno = if number == 0 { Errno::from_text(&text).unwrap_or(Errno::EIO) } else { Errno(number) };
+        Self::RefusedWithText { errno, text }
     }
 }
 

@@ -21,6 +21,14 @@ macro_rules! errnos {
         impl Errno {
             $(pub const $name: Self = Self($number);)*
 
+            /// The error that these words are, in whatever case; what strerror(3) says.
+            pub fn from_text(text: &str) -> Option<Self> {
+                [$((Self::$name, $text),)*]
+                    .into_iter()
+                    .find(|(_, known)| known.eq_ignore_ascii_case(text))
+                    .map(|(errno, _)| errno)
+            }
+
             fn describe(self) -> Option<(&'static str, &'static str)> {
                 match self.0 {
                     $($number => Some((stringify!($name), $text)),)*

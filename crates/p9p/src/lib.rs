@@ -11,12 +11,16 @@
 
 pub mod auth;
 pub mod client;
+#[cfg(target_os = "linux")]
+pub mod connection;
 pub mod errno;
 mod fid;
 pub mod filesystem;
 #[cfg(target_os = "linux")]
 pub mod hostdir;
 pub mod message;
+#[cfg(target_os = "linux")]
+pub mod net;
 pub mod qid;
 pub mod server;
 pub mod stat;

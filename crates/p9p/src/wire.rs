@@ -43,6 +43,16 @@ impl<'a> Reader<'a> {
         self.dialect
     }
 
+    /// Bytes that are left.
+    pub fn len(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Takes the next `count` bytes.
     ///
     /// # Errors

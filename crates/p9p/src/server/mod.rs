@@ -180,6 +180,13 @@ impl Session {
         self.replace_epoch(None);
     }
 
+    /// Writes the reply to a request that failed outside of the session.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn refuse(&self, request: &[u8], errno: Errno, reply: &mut [u8]) -> usize {
+        let dialect = self.epoch().map_or(Dialect::Linux, |epoch| epoch.dialect);
+        refuse(errno, peek_tag(request).unwrap_or(Tag::NONE), reply, dialect)
+    }
+
     fn epoch(&self) -> Option<Arc<Epoch>> {
         self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

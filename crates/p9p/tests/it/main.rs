@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which say what they skip")]
 
 mod confinement;
+mod dialects;
 mod diod;
 mod directories;
 mod hostile;
 mod locks;
+mod serving;
 mod sessions;
 mod share;
 mod tree;
