@@ -108,6 +108,11 @@ impl Transfer {
         }
     }
 
+    /// Whether it is over, well or badly.
+    pub fn is_done(&self) -> bool {
+        self.lock().phase == Some(Phase::Done)
+    }
+
     /// Whether it was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
