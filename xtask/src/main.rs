@@ -17,7 +17,8 @@ usage: cargo xtask TASK
 
   test              every test, with what they need installed first
   bench boot        boot to power-off beside QEMU's TCG
-  bench cpu         speed of the interpreter on three loops, beside QEMU's TCG
+  bench cpu         loops in a guest, beside QEMU's TCG and native
+  bench guest       programs of Debian in a guest, beside QEMU's TCG and native
   bench run         `coracle run -- true`, warm: time and memory
   fuzz [TARGET] [--seconds N]
                     one target of fuzz/, or all, for 60 s each
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::test(rest),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "cpu", rest @ ..] => bench::cpu(rest),
+        ["bench", "guest", rest @ ..] => bench::guest(rest),
         ["bench", "run", rest @ ..] => bench::run(rest),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["tidy"] => tidy::tidy(),

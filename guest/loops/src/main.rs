@@ -1,6 +1,9 @@
-//! Three loops that `cargo xtask bench cpu` times inside a guest, and on the host.
+//! Loops that `cargo xtask bench cpu` times inside a guest, and on the host.
 //!
-//! Prints `loop NAME NANOSECONDS` for each; as PID 1 it powers the machine off afterwards.
+//! The variable `loops` names those to run, separated by commas. Prints `begin NAME` and `loop NAME NANOSECONDS` for
+//! each; as PID 1 it powers the machine off afterwards.
+
+mod floats;
 
 use std::arch::asm;
 use std::io::Write;
@@ -9,9 +12,25 @@ use std::time::Instant;
 /// Entries of the list that is chased: 16 KiB of pointers, so that a load costs what the processor makes of it.
 const CHASE_ENTRIES: usize = 1 << 11;
 
+/// A loop; what it gives is printed, so that it is computed.
+type Loop = fn() -> u64;
+
+/// All of them.
+const LOOPS: &[(&str, Loop)] = &[
+    ("integer", integer),
+    ("calls", calls),
+    ("chase", chase),
+    ("nbody", floats::nbody),
+    ("mandelbrot", floats::mandelbrot),
+    ("matrix", floats::matrix),
+    ("threads", threads),
+];
+
 fn main() {
+    let wanted = std::env::var("loops").unwrap_or_default();
     let mut out = std::io::stdout();
-    for (name, body) in [("integer", integer as fn() -> u64), ("calls", calls), ("chase", chase)] {
+    for (name, body) in LOOPS.iter().filter(|(name, _)| wanted.split(',').any(|word| word == *name)) {
+        let _ = writeln!(out, "begin {name}\r");
         let began = Instant::now();
         let result = std::hint::black_box(body());
         let _ = writeln!(out, "loop {name} {}\r", began.elapsed().as_nanos());
@@ -21,6 +40,12 @@ fn main() {
     if std::process::id() == 1 {
         let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
     }
+}
+
+/// Two threads of the integer loop.
+fn threads() -> u64 {
+    let other = std::thread::spawn(integer);
+    integer().wrapping_add(other.join().unwrap_or(0))
 }
 
 /// 20 million turns of 21 instructions: arithmetic, a conditional move, a multiplication, stack and array traffic.

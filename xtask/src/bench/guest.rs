@@ -6,9 +6,6 @@ use anyhow::{Context, Result};
 
 use crate::run::{root, run};
 
-/// The loops of `guest/loops`, with the instructions that each retires.
-pub const LOOPS: [(&str, u64); 3] = [("integer", 420_000_000), ("calls", 63_400_000), ("chase", 220_000_000)];
-
 /// A folder that goes away with the benchmark.
 pub struct Folder(PathBuf);
 
@@ -18,6 +15,11 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("coracle-bench-{}", std::process::id()));
         std::fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         Ok(Folder(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
     }
 
     /// Writes a file in it; returns its path.
@@ -88,19 +90,4 @@ pub fn loops_program() -> Result<PathBuf> {
     cargo.args(["--target", "x86_64-unknown-linux-gnu", "--target-dir"]).arg(&target);
     run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static"))?;
     Ok(target.join("x86_64-unknown-linux-gnu/guest/guest-loops"))
-}
-
-/// Seconds of each loop, from what the program printed.
-pub fn loop_times(printed: &str) -> Result<Vec<f64>> {
-    LOOPS
-        .iter()
-        .map(|(name, _)| {
-            let line = printed.lines().find_map(|line| line.trim().strip_prefix(&format!("loop {name} ")));
-            let ns: f64 = line
-                .with_context(|| format!("no time of the loop `{name}` in: {printed}"))?
-                .trim()
-                .parse()?;
-            Ok(ns / 1e9)
-        })
-        .collect()
 }

@@ -33,17 +33,6 @@ pub fn median(values: &[f64]) -> Median {
     Median { middle, least: sorted[0], most: sorted[n - 1] }
 }
 
-/// Wall time of a command that must succeed, in seconds.
-pub fn seconds(command: &mut Command) -> Result<f64> {
-    let began = Instant::now();
-    let output = command.stdin(Stdio::null()).output().context("the command cannot be started")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{:?} failed: {}: {}", command.get_program(), output.status, said.trim());
-    }
-    Ok(began.elapsed().as_secs_f64())
-}
-
 /// What a run took.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
