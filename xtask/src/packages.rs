@@ -22,6 +22,7 @@ pub const TEST: &[Wanted] = &[
     ("python3", "python3-minimal"),
     ("gcc", "gcc"),
     ("xz", "xz-utils"),
+    ("openssl", "openssl"),
     ("tshark", "tshark"),
 ];
 
