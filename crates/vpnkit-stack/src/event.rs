@@ -40,7 +40,8 @@ pub enum Effect {
     TcpRoom(TcpId),
     /// Everything from the guest is consumed and it will send no more: shut the socket down for writing.
     TcpShutdown(TcpId),
-    /// The flow is over and its identifier void: close the socket.
+    /// The flow is over and its identifier void: close the socket. Without a reset everything from the guest is
+    /// consumed, and [`Effect::TcpShutdown`] may be missing: closing says the same.
     TcpClosed {
         /// The flow.
         flow: TcpId,

@@ -24,5 +24,5 @@ pub use event::{
     UdpId, UdpSnapshot,
 };
 pub use offload::{Gso, Offload, PartialChecksum, VIRTIO_HEADER_BYTES};
-pub use stack::{FrameSink, Hosts, Stack};
+pub use stack::{FrameSink, Hosts, Sockets, Stack};
 pub use time::Instant;

@@ -41,7 +41,7 @@ fn sent(stack: &mut Stack) -> Vec<Vec<u8>> {
 
 /// Gives the stack a frame and returns what it sends.
 fn exchange(stack: &mut Stack, frame: &[u8]) -> Vec<Vec<u8>> {
-    stack.on_frame(NOW, Offload::NONE, frame);
+    stack.on_frame(NOW, Offload::NONE, frame, &mut ());
     sent(stack)
 }
 
@@ -425,7 +425,7 @@ fn damaged_packets_are_dropped() {
     for at in [20, 40, 44] {
         let mut frame = datagram(OUTSIDE, (1, 2), b"abcdef");
         frame[at] ^= 0x10;
-        stack.on_frame(NOW, Offload::NONE, &frame);
+        stack.on_frame(NOW, Offload::NONE, &frame, &mut ());
     }
     assert_eq!((stack.counters().malformed, stack.pop_effect()), (3, None));
 }
@@ -472,7 +472,7 @@ proptest! {
                 frame[at] ^= byte;
             }
             let now = Instant(1_000_000 + number as u64 * 300_000);
-            stack.on_frame(now, Offload::NONE, &frame);
+            stack.on_frame(now, Offload::NONE, &frame, &mut ());
             stack.on_time(now);
             let room = stack.tcp_room(flow).min(100);
             let (first, second) = stack.tcp_buffer(flow, room);

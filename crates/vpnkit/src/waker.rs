@@ -43,6 +43,11 @@ impl Waker {
         !self.0.pending.swap(false, Ordering::SeqCst)
     }
 
+    /// Whether something happened that the engine, which is awake, has not looked at; it looks now.
+    pub(crate) fn take_pending(&self) -> bool {
+        self.0.pending.swap(false, Ordering::SeqCst)
+    }
+
     /// The engine is awake and will look at everything.
     pub(crate) fn awake(&self) {
         self.0.sleeping.store(false, Ordering::SeqCst);

@@ -15,6 +15,21 @@ impl Stack {
     /// Hands frames to the link until there are no more or the link has no room; returns whether there are no more.
     /// After `false`, call again when the link has room.
     pub fn transmit(&mut self, now: Instant, sink: &mut dyn FrameSink) -> bool {
+        self.transmit_some(now, false, sink)
+    }
+
+    /// As [`Stack::transmit`], but keeps acknowledgements of little data back, in the hope that an answer of the host
+    /// takes them along. For a caller that is about to look for more events; [`Stack::transmit`] must follow soon.
+    pub fn transmit_answers(&mut self, now: Instant, sink: &mut dyn FrameSink) -> bool {
+        self.transmit_some(now, true, sink)
+    }
+
+    /// Whether acknowledgements are kept back.
+    pub fn holds_back(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    pub(super) fn transmit_some(&mut self, now: Instant, hold: bool, sink: &mut dyn FrameSink) -> bool {
         while let Some(frame) = self.frames.pop_front() {
             if !sink.send(Offload::NONE, &[IoSlice::new(&frame)]) {
                 self.frames.push_front(frame);
@@ -24,7 +39,7 @@ impl Stack {
             self.counters.bytes_out += frame.len() as u64;
             self.recycle(frame);
         }
-        self.transmit_tcp(now, sink)
+        self.transmit_tcp(now, hold, sink)
     }
 
     /// Queues a frame with an Ethernet header and `parts`.

@@ -39,6 +39,21 @@ pub trait FrameSink {
     fn send(&mut self, offload: Offload, parts: &[IoSlice<'_>]) -> bool;
 }
 
+/// The sockets of TCP flows, as far as the stack may use them while it takes a frame.
+pub trait Sockets {
+    /// Offers data of a guest that is next in line, and returns how many bytes the socket took: 0 when it has no room,
+    /// is not connected yet, or the data is too little to be worth it. What is not taken waits in the stack and is told
+    /// with [`Effect::TcpReceived`].
+    fn write(&mut self, flow: TcpId, data: &[u8]) -> usize;
+}
+
+/// Sockets that take nothing: all data goes through the stack's buffers.
+impl Sockets for () {
+    fn write(&mut self, _flow: TcpId, _data: &[u8]) -> usize {
+        0
+    }
+}
+
 /// The network.
 ///
 /// The caller hands in frames and socket events as they come, then, once for a burst, takes all effects with
@@ -64,6 +79,8 @@ pub struct Stack {
     tcp_connecting: usize,
     /// Flows that may have something to send, each once.
     dirty: VecDeque<TcpId>,
+    /// Flows whose acknowledgement waits for data to go with it.
+    held: Vec<TcpId>,
     /// Flows that wait for a neighbour's hardware address.
     waiting: Vec<TcpId>,
     /// Earliest first. A flow has at most one entry that counts: the one at its `timer_at`.
@@ -106,6 +123,7 @@ impl Stack {
             tcp_keys: HashMap::with_hasher(keyed),
             tcp_connecting: 0,
             dirty: VecDeque::new(),
+            held: Vec::new(),
             waiting: Vec::new(),
             timers: BinaryHeap::new(),
             time_wait: VecDeque::new(),
@@ -136,16 +154,22 @@ impl Stack {
         self.counters
     }
 
-    /// Takes a frame of the guest.
-    pub fn on_frame(&mut self, now: Instant, offload: Offload, frame: &[u8]) {
+    /// Takes a frame of the guest; its data may go to `sockets` at once.
+    pub fn on_frame(&mut self, now: Instant, offload: Offload, frame: &[u8], sockets: &mut dyn Sockets) {
         self.counters.frames_in += 1;
         self.counters.bytes_in += frame.len() as u64;
-        if self.take_frame(now, offload, frame).is_err() {
+        if self.take_frame(now, offload, frame, sockets).is_err() {
             self.counters.malformed += 1;
         }
     }
 
-    fn take_frame(&mut self, now: Instant, offload: Offload, bytes: &[u8]) -> Result<(), ParseError> {
+    fn take_frame(
+        &mut self,
+        now: Instant,
+        offload: Offload,
+        bytes: &[u8],
+        sockets: &mut dyn Sockets,
+    ) -> Result<(), ParseError> {
         let frame = ethernet::parse(bytes)?;
         let ours = frame.dst == self.config.gateway_mac || frame.dst == ethernet::MacAddr::BROADCAST;
         if !ours || !frame.src.is_unicast() || frame.src == self.config.gateway_mac {
@@ -154,7 +178,7 @@ impl Stack {
         }
         match frame.ethertype {
             ethernet::TYPE_ARP => self.take_arp(&frame),
-            ethernet::TYPE_IPV4 => self.take_ipv4(now, offload, &frame),
+            ethernet::TYPE_IPV4 => self.take_ipv4(now, offload, &frame, sockets),
             _ => {
                 self.counters.unsupported += 1;
                 Ok(())
@@ -167,6 +191,7 @@ impl Stack {
         now: Instant,
         offload: Offload,
         frame: &ethernet::Frame<'_>,
+        sockets: &mut dyn Sockets,
     ) -> Result<(), ParseError> {
         let packet = ipv4::parse(frame.payload)?;
         let verify = !self.config.offload && offload.needs_checksum.is_none();
@@ -182,11 +207,11 @@ impl Stack {
             if let Some(payload) = self.reassembly.add(now, &packet) {
                 let whole =
                     ipv4::Packet { payload: &payload, more_fragments: false, fragment_offset: 0, ..packet };
-                return self.take_datagram(now, frame, &whole, true);
+                return self.take_datagram(now, frame, &whole, true, sockets);
             }
             return Ok(());
         }
-        self.take_datagram(now, frame, &packet, verify)
+        self.take_datagram(now, frame, &packet, verify, sockets)
     }
 
     fn take_datagram(
@@ -195,9 +220,10 @@ impl Stack {
         frame: &ethernet::Frame<'_>,
         packet: &ipv4::Packet<'_>,
         verify: bool,
+        sockets: &mut dyn Sockets,
     ) -> Result<(), ParseError> {
         match packet.protocol {
-            ipv4::PROTOCOL_TCP => self.take_tcp(now, packet, verify),
+            ipv4::PROTOCOL_TCP => self.take_tcp(now, packet, verify, sockets),
             ipv4::PROTOCOL_UDP => self.take_udp(now, frame, packet, verify),
             ipv4::PROTOCOL_ICMP => self.take_icmp(now, packet),
             _ => {

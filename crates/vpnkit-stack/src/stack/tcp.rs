@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use super::Stack;
+use super::{Sockets, Stack};
 use crate::event::{Effect, TcpId, TcpSnapshot};
 use crate::table::FlowKey;
 use crate::tcp::{Changes, Endpoint, Phase, Settings};
@@ -65,6 +65,7 @@ impl Stack {
         now: Instant,
         packet: &ipv4::Packet<'_>,
         verify: bool,
+        sockets: &mut dyn Sockets,
     ) -> Result<(), ParseError> {
         let segment = parse(packet.payload, verify.then_some((packet.src, packet.dst)))?;
         let guest = SocketAddrV4::new(packet.src, segment.src_port);
@@ -72,7 +73,7 @@ impl Stack {
         let key = FlowKey { guest, remote };
         if let Some(id) = self.tcp_keys.get(&key).copied() {
             if !self.is_superseded(id, &segment) {
-                self.segment_of_flow(now, id, &segment);
+                self.segment_of_flow(now, id, &segment, sockets);
                 return Ok(());
             }
             self.remove_tcp(id, true);
@@ -102,10 +103,12 @@ impl Stack {
         }
     }
 
-    fn segment_of_flow(&mut self, now: Instant, id: TcpId, segment: &Segment<'_>) {
+    fn segment_of_flow(&mut self, now: Instant, id: TcpId, segment: &Segment<'_>, sockets: &mut dyn Sockets) {
         let Some(flow) = self.tcp.get_mut(id.0) else { return };
         let before = flow.endpoint.data_received();
-        let changes = flow.endpoint.on_segment(now, segment);
+        let direct = flow.owner == Owner::Host && !flow.host_gone;
+        let mut write = |data: &[u8]| if direct { sockets.write(id, data) } else { 0 };
+        let changes = flow.endpoint.on_segment(now, segment, &mut write);
         flow.quiet = false;
         if changes.received {
             flow.bytes_up += u64::from(flow.endpoint.data_received().wrapping_sub(before));
@@ -130,6 +133,7 @@ impl Stack {
             self.tell_room(id);
         }
         if changes.received {
+            self.widen(id);
             match self.tcp.get_mut(id.0).map(|flow| (flow.owner, flow)) {
                 Some((Owner::Dns { .. }, _)) => self.read_dns_stream(now, id),
                 Some((Owner::Host, flow)) if !flow.received_told && flow.endpoint.received_bytes() > 0 => {
@@ -160,7 +164,9 @@ impl Stack {
         if !flow.endpoint.is_drained() {
             return;
         }
-        if flow.owner == Owner::Host && !flow.shutdown_told {
+        // A socket that is closed right away need not be shut down first.
+        let closes = matches!(flow.endpoint.phase(), Phase::TimeWait | Phase::Closed);
+        if flow.owner == Owner::Host && !flow.shutdown_told && !closes {
             flow.shutdown_told = true;
             self.effects.push_back(Effect::TcpShutdown(id));
         }

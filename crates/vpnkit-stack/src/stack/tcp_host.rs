@@ -6,6 +6,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 
 use super::Stack;
 use super::tcp::{Owner, TcpFlow};
+use super::tcp_output::frame_data_bytes;
 use crate::event::{ConnectError, TcpId};
 use crate::table::FlowKey;
 use crate::tcp::Endpoint;
@@ -96,22 +97,28 @@ impl Stack {
 
     /// The host took `count` bytes of [`Stack::tcp_received`].
     pub fn tcp_consumed(&mut self, now: Instant, id: TcpId, count: usize) {
-        let budget = self.config.limits.buffer_bytes;
-        let used = self.buffered.promised + self.buffered.queued;
         let Some(flow) = self.host_flow(id) else { return };
         flow.endpoint.consume(count);
         flow.quiet = false;
         if flow.endpoint.received_bytes() == 0 {
             flow.received_told = false;
         }
-        if let Some(more) = flow.endpoint.wants_window()
+        self.widen(id);
+        self.touch_tcp(id);
+        self.settle(now, id);
+    }
+
+    /// Widens the window of a flow whose data the host takes fast, while there is memory.
+    pub(super) fn widen(&mut self, id: TcpId) {
+        let budget = self.config.limits.buffer_bytes;
+        let used = self.buffered.promised + self.buffered.queued;
+        if let Some(flow) = self.host_flow(id)
+            && let Some(more) = flow.endpoint.wants_window()
             && used + u64::from(more) <= budget / 2
         {
             flow.endpoint.grow_window();
             self.account(id);
         }
-        self.touch_tcp(id);
-        self.settle(now, id);
     }
 
     /// Bytes that the host may queue for the guest now. After zero, [`crate::Effect::TcpRoom`] tells when there is
@@ -125,6 +132,11 @@ impl Stack {
         let room = flow.endpoint.room_bytes(limit);
         flow.starved = room == 0;
         room
+    }
+
+    /// Data that fills one frame to the guest: reads of a multiple of it make whole frames.
+    pub fn tcp_frame_bytes(&self, id: TcpId) -> usize {
+        self.tcp.get(id.0).map_or(1, |flow| frame_data_bytes(&self.config, flow).max(1))
     }
 
     /// Where the host reads up to `want` bytes for the guest to; at most [`Stack::tcp_room`].

@@ -25,6 +25,8 @@ const TURN_BYTES: usize = 128 * 1024;
 /// How a flow's turn ended.
 enum Turn {
     Done,
+    /// What is left may wait for data to go with it.
+    Held,
     More,
     Blocked,
     /// The hardware address of the guest is not known.
@@ -42,19 +44,25 @@ impl Stack {
         }
     }
 
-    pub(super) fn transmit_tcp(&mut self, now: Instant, sink: &mut dyn FrameSink) -> bool {
+    pub(super) fn transmit_tcp(&mut self, now: Instant, hold: bool, sink: &mut dyn FrameSink) -> bool {
+        if !hold {
+            for id in std::mem::take(&mut self.held) {
+                self.touch_tcp(id);
+            }
+        }
         while let Some(id) = self.dirty.pop_front() {
             let Some(flow) = self.tcp.get_mut(id.0) else { continue };
             flow.dirty = false;
-            let turn = self.transmit_flow(now, id, sink);
+            let turn = self.transmit_flow(now, id, hold, sink);
             let blocked = matches!(turn, Turn::Blocked);
             if let Some(flow) = self.tcp.get_mut(id.0) {
-                flow.endpoint.arm_timer(now, !matches!(turn, Turn::Done));
+                flow.endpoint.arm_timer(now, !matches!(turn, Turn::Done | Turn::Held));
                 flow.dirty = matches!(turn, Turn::Blocked | Turn::More);
             }
             self.schedule(id);
             match turn {
                 Turn::Done => {}
+                Turn::Held => self.held.push(id),
                 Turn::More => self.dirty.push_back(id),
                 Turn::Blocked => self.dirty.push_front(id),
                 Turn::Unresolved => self.await_neighbour(now, id),
@@ -64,10 +72,10 @@ impl Stack {
             }
         }
         // A request for a hardware address may have been queued on the way.
-        if self.frames.is_empty() { true } else { self.transmit(now, sink) }
+        if self.frames.is_empty() { true } else { self.transmit_some(now, hold, sink) }
     }
 
-    fn transmit_flow(&mut self, now: Instant, id: TcpId, sink: &mut dyn FrameSink) -> Turn {
+    fn transmit_flow(&mut self, now: Instant, id: TcpId, hold: bool, sink: &mut dyn FrameSink) -> Turn {
         let Some(flow) = self.tcp.get_mut(id.0) else { return Turn::Done };
         let config = &self.config;
         let len_max = if config.offload { GSO_BYTES_MAX } else { flow.endpoint.segment_bytes() };
@@ -76,6 +84,9 @@ impl Stack {
         while let Some(plan) = flow.endpoint.plan(len_max) {
             if sent >= TURN_BYTES {
                 return Turn::More;
+            }
+            if hold && flow.endpoint.may_wait(&plan) {
+                return Turn::Held;
             }
             let Some(mac) = mac else { return Turn::Unresolved };
             let Some(frame_bytes) = send_segment(config, flow, &plan, mac, sink) else {
@@ -127,6 +138,15 @@ impl Stack {
             }
         }
     }
+}
+
+/// Data of the largest frame of a flow: whole segments, as many as the link takes at once.
+pub(super) fn frame_data_bytes(config: &Config, flow: &TcpFlow) -> usize {
+    let segment = flow.endpoint.segment_bytes();
+    if !config.offload {
+        return segment;
+    }
+    if segment > GSO_BYTES_MAX { GSO_BYTES_MAX } else { GSO_BYTES_MAX - GSO_BYTES_MAX % segment.max(1) }
 }
 
 /// Sends one segment, or super-frame; returns its bytes, or `None` when the link has no room.

@@ -111,6 +111,8 @@ pub(crate) struct Endpoint {
     pub(super) rcv_nxt: Seq,
     /// Right edge of the window that the peer was told.
     pub(super) rcv_edge: Seq,
+    /// What the peer was last told to be received.
+    pub(super) rcv_told: Seq,
     pub(super) rcv_scale: u8,
     pub(super) link_mss: u16,
     pub(super) rx: Ring,
@@ -162,6 +164,7 @@ impl Endpoint {
             irs: Seq(0),
             rcv_nxt: Seq(0),
             rcv_edge: Seq(0),
+            rcv_told: Seq(0),
             rcv_scale,
             link_mss: settings.mss,
             rx: Ring::default(),

@@ -5,14 +5,20 @@ use crate::time::Instant;
 use crate::wire::tcp::{ACK, FIN, RST, SYN, Segment, Seq};
 
 impl Endpoint {
-    /// Takes a segment of the peer.
-    pub fn on_segment(&mut self, now: Instant, segment: &Segment<'_>) -> Changes {
+    /// Takes a segment of the peer. Data that is next in line, with nothing before it, is offered to `write`, which
+    /// returns how many of its bytes it took: those are consumed and never stored.
+    pub fn on_segment(
+        &mut self,
+        now: Instant,
+        segment: &Segment<'_>,
+        write: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> Changes {
         match self.phase {
             Phase::Connecting => self.on_segment_connecting(segment),
             Phase::SynSent => self.on_segment_syn_sent(now, segment),
             Phase::TimeWait => self.on_segment_time_wait(now, segment),
             Phase::Closed => Changes::default(),
-            Phase::SynReceived | Phase::Open => self.on_segment_synchronized(now, segment),
+            Phase::SynReceived | Phase::Open => self.on_segment_synchronized(now, segment, write),
         }
     }
 
@@ -64,7 +70,12 @@ impl Endpoint {
         Changes::default()
     }
 
-    fn on_segment_synchronized(&mut self, now: Instant, segment: &Segment<'_>) -> Changes {
+    fn on_segment_synchronized(
+        &mut self,
+        now: Instant,
+        segment: &Segment<'_>,
+        write: &mut dyn FnMut(&[u8]) -> usize,
+    ) -> Changes {
         let mut changes = Changes::default();
         if self.phase == Phase::SynReceived && segment.has(SYN) && segment.seq == self.irs {
             if segment.has(ACK) && segment.ack == self.iss + 1 {
@@ -112,7 +123,7 @@ impl Endpoint {
         if !self.take_ack(now, segment, &mut changes) {
             return changes;
         }
-        self.take_payload(segment, &mut changes);
+        self.take_payload(segment, write, &mut changes);
         self.close_if_done();
         changes
     }
@@ -235,7 +246,12 @@ impl Endpoint {
     }
 
     /// Spec: RFC 9293 §3.10.7.4, seventh and eighth check.
-    fn take_payload(&mut self, segment: &Segment<'_>, changes: &mut Changes) {
+    fn take_payload(
+        &mut self,
+        segment: &Segment<'_>,
+        write: &mut dyn FnMut(&[u8]) -> usize,
+        changes: &mut Changes,
+    ) {
         if segment.payload.is_empty() && !segment.has(FIN) {
             return;
         }
@@ -249,7 +265,7 @@ impl Endpoint {
         let start = segment.seq.since(self.rcv_nxt).max(0).unsigned_abs();
         let fits = (self.window_bytes().saturating_sub(start) as usize).min(data.len());
         if fits > 0 {
-            self.store(start, &data[..fits], changes);
+            self.store(start, &data[..fits], write, changes);
         }
         if fin.is_some() && fits == data.len() {
             self.fin_early = fin;
@@ -264,10 +280,18 @@ impl Endpoint {
     }
 
     /// Stores bytes that start `start` after the next expected one.
-    fn store(&mut self, start: u32, data: &[u8], changes: &mut Changes) {
+    fn store(
+        &mut self,
+        start: u32,
+        data: &[u8],
+        write: &mut dyn FnMut(&[u8]) -> usize,
+        changes: &mut Changes,
+    ) {
         let queued = self.rx.len();
         if start == 0 && self.early.is_empty() {
-            self.rx.push(data);
+            let taken = if queued == 0 { write(data).min(data.len()) } else { 0 };
+            self.rx.push(&data[taken..]);
+            self.rx_consumed = self.rx_consumed.saturating_add(taken as u32);
             self.rcv_nxt += data.len() as u32;
             changes.received = true;
             return;

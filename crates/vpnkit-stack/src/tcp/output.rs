@@ -7,6 +7,9 @@ use super::endpoint::{Endpoint, FinOut, Phase, Timer};
 use crate::time::Instant;
 use crate::wire::tcp::{ACK, FIN, PSH, SYN, Seq};
 
+/// Data whose acknowledgement may wait, in bytes: half of it at most.
+const HELD_BYTES_MAX: u32 = 4096;
+
 /// One segment to be sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
@@ -47,6 +50,19 @@ impl Endpoint {
             Phase::TimeWait => self.ack_due.then(|| self.plan_ack(self.snd_nxt, ACK, 0, 0)),
             Phase::Connecting | Phase::Closed => None,
         }
+    }
+
+    /// Whether `plan` is an acknowledgement of so little that it may wait for data to go with it. RFC 9293 §3.8.6.3
+    /// allows this for less than two full segments.
+    pub fn may_wait(&self, plan: &Plan) -> bool {
+        let unacknowledged = self.rcv_nxt.since(self.rcv_told).max(0).unsigned_abs();
+        plan.len == 0
+            && plan.flags == ACK
+            && self.phase == Phase::Open
+            && self.early.is_empty()
+            && 0 < unacknowledged
+            && unacknowledged < 2 * self.mss.min(HELD_BYTES_MAX)
+            && !self.window_opens()
     }
 
     fn plan_syn(&self) -> Plan {
@@ -184,6 +200,7 @@ impl Endpoint {
         let taken = plan.len as u32 + u32::from(plan.flags & FIN != 0) + u32::from(plan.flags & SYN != 0);
         let end = plan.seq + taken;
         self.ack_due = false;
+        self.rcv_told = plan.ack;
         self.rcv_edge = plan.edge.max(self.rcv_edge);
         if taken == 0 {
             return false;

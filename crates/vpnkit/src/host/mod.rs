@@ -4,6 +4,7 @@ mod dns;
 mod forward;
 mod ping;
 mod poller;
+mod spin;
 pub(crate) mod sys;
 mod tcp;
 mod udp;
@@ -19,6 +20,7 @@ use crate::config::{Config, Forward, ForwardError, StartError};
 use crate::link::{Link, Received};
 use crate::waker::Waker;
 use poller::{Owner, Poller};
+use spin::{SPIN, Spin};
 
 pub(crate) use forward::Bound;
 
@@ -48,6 +50,9 @@ pub(crate) struct Host {
     forwards: forward::Ports,
     dns: dns::Forwarder,
     scratch: Vec<u8>,
+    /// Whether the link may have frames.
+    link_ready: bool,
+    spin: Spin,
     stopping: bool,
 }
 
@@ -94,6 +99,8 @@ impl Host {
             forwards: forward::Ports::default(),
             dns: dns::Forwarder::new(config.dns.clone(), config.hosts.clone(), second),
             scratch: vec![0; DATAGRAM_BYTES_MAX],
+            link_ready: true,
+            spin: Spin::default(),
             stopping: false,
         })
     }
@@ -103,7 +110,8 @@ impl Host {
         self.link.attach(self.waker.clone());
         loop {
             self.dns_refresh();
-            let received = self.receive();
+            let received = if self.link_ready { self.receive() } else { Received::All };
+            self.link_ready = received != Received::All || self.link.fd().is_none();
             self.stopping |= received == Received::Closed;
             self.take_commands();
             if self.stopping {
@@ -112,15 +120,20 @@ impl Host {
             let now = self.now();
             self.stack.on_time(now);
             self.expire(now);
+            self.tcp_resume();
             self.settle();
             if let Some(offload) = self.link.offload() {
                 self.stack.set_offload(offload);
             }
-            self.stack.transmit(now, &mut ToLink(&*self.link));
+            if self.spin.is_worth_it() {
+                self.stack.transmit_answers(now, &mut ToLink(&*self.link));
+            } else {
+                self.stack.transmit(now, &mut ToLink(&*self.link));
+            }
             if cfg!(debug_assertions) {
                 self.check();
             }
-            self.wait(received == Received::Some);
+            self.wait(received == Received::Some || self.tcp.has_ready());
         }
     }
 
@@ -131,8 +144,8 @@ impl Host {
     /// Takes a burst of frames from the link.
     fn receive(&mut self) -> Received {
         let now = self.now();
-        let stack = &mut self.stack;
-        self.link.receive(&mut |offload, frame| stack.on_frame(now, offload, frame))
+        let Host { stack, tcp, link, .. } = self;
+        link.receive(&mut |offload, frame| stack.on_frame(now, offload, frame, tcp))
     }
 
     /// Does what the stack asks until it asks no more.
@@ -163,10 +176,7 @@ impl Host {
 
     /// Waits for something to happen, if there is nothing to do, and takes note of it.
     fn wait(&mut self, more: bool) {
-        let idle = !more && self.waker.may_sleep();
-        let timeout = if idle { self.timeout() } else { Some(Duration::ZERO) };
-        let waited = self.poller.wait(timeout);
-        self.waker.awake();
+        let waited = if more { self.poller.wait(Some(Duration::ZERO)) } else { self.wait_idle() };
         let Ok(count) = waited else {
             // Without epoll there is nothing left to be done; every flow is reset when the sockets are closed.
             self.stopping = true;
@@ -181,6 +191,30 @@ impl Host {
         }
     }
 
+    /// Waits for something to happen: awake for a moment, if that paid lately, then asleep.
+    fn wait_idle(&mut self) -> std::io::Result<usize> {
+        if self.spin.is_worth_it() {
+            let began = std::time::Instant::now();
+            while began.elapsed() < SPIN {
+                let count = self.poller.wait(Some(Duration::ZERO))?;
+                if count > 0 || self.waker.take_pending() {
+                    self.spin.paid();
+                    return Ok(count);
+                }
+                std::thread::yield_now();
+            }
+        }
+        if self.stack.holds_back() {
+            self.stack.transmit(self.now(), &mut ToLink(&*self.link));
+        }
+        let began = std::time::Instant::now();
+        let timeout = if self.waker.may_sleep() { self.timeout() } else { Some(Duration::ZERO) };
+        let waited = self.poller.wait(timeout);
+        self.waker.awake();
+        self.spin.slept(began.elapsed());
+        waited
+    }
+
     fn timeout(&self) -> Option<Duration> {
         let deadlines = [self.stack.deadline(), self.dns.deadline(), self.forwards.deadline()];
         let next = deadlines.into_iter().flatten().min()?;
@@ -190,7 +224,7 @@ impl Host {
     fn on_event(&mut self, owner: Owner, events: EventFlags) {
         match owner {
             Owner::Waker => self.waker.clear(),
-            Owner::Link => {}
+            Owner::Link => self.link_ready = true,
             Owner::Tcp(flow) => self.tcp_event(flow, events),
             Owner::Udp(flow) => self.udp_event(flow, events),
             Owner::Ping(flow) => self.ping_event(flow, events),

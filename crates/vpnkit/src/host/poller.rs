@@ -67,16 +67,21 @@ impl Poller {
         Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(token.0), events)?)
     }
 
-    /// Takes a descriptor out; it is still open.
-    pub fn remove(&mut self, fd: impl AsFd, token: Token) {
-        // It can only fail for a descriptor that is not in the set.
-        let _ = epoll::delete(&self.epoll, fd);
+    /// Takes a descriptor out that is closed next, which the kernel notices by itself.
+    pub fn forget(&mut self, token: Token) {
         let index = token.0 as u32;
         let slot = &mut self.slots[index as usize];
         if slot.0 == (token.0 >> 32) as u32 && slot.1.take().is_some() {
             slot.0 = slot.0.wrapping_add(1);
             self.free.push(index);
         }
+    }
+
+    /// Takes a descriptor out; it is still open.
+    pub fn remove(&mut self, fd: impl AsFd, token: Token) {
+        // It can only fail for a descriptor that is not in the set.
+        let _ = epoll::delete(&self.epoll, fd);
+        self.forget(token);
     }
 
     /// Waits for events, at most for `timeout`; they are then taken with [`Poller::event`].

@@ -1,5 +1,6 @@
 //! TCP sockets of the host. Events are edge-triggered: what a socket can do is remembered until it says otherwise.
 
+use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -7,7 +8,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
-use vpnkit_stack::{ConnectError, TcpId};
+use vpnkit_stack::{ConnectError, Sockets, TcpId};
 
 use super::Host;
 use super::poller::{Owner, Token};
@@ -15,6 +16,8 @@ use super::poller::{Owner, Token};
 /// Bytes asked for in the first read of a connection; it grows with what comes.
 const READ_BYTES_MIN: usize = 4096;
 const READ_BYTES_MAX: usize = 128 * 1024;
+/// Data of a frame that is worth a system call of its own; less is gathered over a burst.
+const DIRECT_BYTES_MIN: usize = 8 * 1024;
 
 /// A socket.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ struct Connection {
     /// The peer has sent its FIN, which reading has not reached.
     hung_up: bool,
     finished: bool,
+    /// Whether it is in the list of those that have more to read.
+    listed: bool,
     read_bytes: usize,
 }
 
@@ -36,11 +41,18 @@ struct Connection {
 pub struct Connections {
     slots: Vec<Option<Connection>>,
     count: usize,
+    /// Those that had more to read after their turn.
+    ready: VecDeque<TcpId>,
 }
 
 impl Connections {
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// Whether a socket has more to read.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     fn get(&mut self, flow: TcpId) -> Option<&mut Connection> {
@@ -61,6 +73,27 @@ impl Connections {
         self.get(flow)?;
         self.count -= 1;
         self.slots.get_mut(flow.0.index())?.take()
+    }
+}
+
+impl Sockets for Connections {
+    fn write(&mut self, flow: TcpId, data: &[u8]) -> usize {
+        let Some(connection) = self.get(flow) else { return 0 };
+        if data.len() < DIRECT_BYTES_MIN || connection.connecting || !connection.writable {
+            return 0;
+        }
+        match net::send(&connection.fd, data, SendFlags::NOSIGNAL) {
+            Ok(count) => {
+                connection.writable = count == data.len();
+                count
+            }
+            Err(Errno::AGAIN) => {
+                connection.writable = false;
+                0
+            }
+            // The error comes again when the data, which waits now, is written.
+            Err(_) => 0,
+        }
     }
 }
 
@@ -96,6 +129,7 @@ impl Host {
                 writable: false,
                 hung_up: false,
                 finished: false,
+                listed: false,
                 read_bytes: READ_BYTES_MIN,
             }),
             Err(_) if connecting => self.stack.tcp_connect_failed(flow, ConnectError::Refused),
@@ -123,7 +157,9 @@ impl Host {
             if !connection.writable {
                 return;
             }
-            match net::sockopt::socket_error(&connection.fd) {
+            // Writable and no error: connected.
+            let outcome = if broken { net::sockopt::socket_error(&connection.fd) } else { Ok(Ok(())) };
+            match outcome {
                 Ok(Ok(())) => connection.connecting = false,
                 Ok(Err(error)) | Err(error) => {
                     self.tcp_forget(flow);
@@ -136,37 +172,51 @@ impl Host {
         self.tcp_read(flow);
     }
 
-    /// Reads from the socket to the flow's queue while there is something and room for it.
+    /// Goes on with the sockets that had more to read after their turn.
+    pub(super) fn tcp_resume(&mut self) {
+        for _ in 0..self.tcp.ready.len() {
+            let Some(flow) = self.tcp.ready.pop_front() else { return };
+            if let Some(connection) = self.tcp.get(flow) {
+                connection.listed = false;
+                self.tcp_read(flow);
+            }
+        }
+    }
+
+    /// Reads once from the socket to the flow's queue, if there is something and room for it. What is left has its
+    /// turn when the frames of this one are on their way: data moves while it is in the cache.
     pub(super) fn tcp_read(&mut self, flow: TcpId) {
-        loop {
-            let Some(connection) = self.tcp.get(flow) else { return };
-            if !connection.readable || connection.connecting || connection.finished {
-                return;
+        let Some(connection) = self.tcp.get(flow) else { return };
+        if !connection.readable || connection.connecting || connection.finished {
+            return;
+        }
+        let frame = self.stack.tcp_frame_bytes(flow);
+        let room = self.stack.tcp_room(flow).min(connection.read_bytes);
+        let want = if room > frame { room - room % frame } else { room };
+        if want == 0 {
+            return;
+        }
+        let (first, second) = self.stack.tcp_buffer(flow, want);
+        let asked = first.len() + second.len();
+        match rustix::io::readv(&connection.fd, &mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
+            Ok(0) => {
+                connection.finished = true;
+                return self.stack.tcp_finished(flow);
             }
-            let want = self.stack.tcp_room(flow).min(connection.read_bytes);
-            if want == 0 {
-                return;
+            Ok(count) => {
+                self.stack.tcp_filled(flow, count);
+                let drained = count < asked;
+                connection.readable = !drained || connection.hung_up;
+                let next = if drained { connection.read_bytes / 2 } else { connection.read_bytes * 4 };
+                connection.read_bytes = next.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
             }
-            let (first, second) = self.stack.tcp_buffer(flow, want);
-            let asked = first.len() + second.len();
-            let result =
-                rustix::io::readv(&connection.fd, &mut [IoSliceMut::new(first), IoSliceMut::new(second)]);
-            match result {
-                Ok(0) => {
-                    connection.finished = true;
-                    self.stack.tcp_finished(flow);
-                }
-                Ok(count) => {
-                    self.stack.tcp_filled(flow, count);
-                    let drained = count < asked;
-                    connection.readable = !drained || connection.hung_up;
-                    let next = if drained { connection.read_bytes / 2 } else { connection.read_bytes * 4 };
-                    connection.read_bytes = next.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
-                }
-                Err(Errno::AGAIN) => connection.readable = false,
-                Err(Errno::INTR) => {}
-                Err(_) => return self.tcp_break(flow),
-            }
+            Err(Errno::AGAIN) => connection.readable = false,
+            Err(Errno::INTR) => {}
+            Err(_) => return self.tcp_break(flow),
+        }
+        if connection.readable && !connection.listed {
+            connection.listed = true;
+            self.tcp.ready.push_back(flow);
         }
     }
 
@@ -215,7 +265,7 @@ impl Host {
 
     fn tcp_forget(&mut self, flow: TcpId) -> Option<Connection> {
         let connection = self.tcp.remove(flow)?;
-        self.poller.remove(&connection.fd, connection.token);
+        self.poller.forget(connection.token);
         Some(connection)
     }
 }
