@@ -1,5 +1,26 @@
 //! Reads and writes git repositories: objects, refs, packs.
+//!
+//! [`Backend`] is what a store stands on: objects by id, refs moved by compare-and-swap, many of both in one durable
+//! batch. [`Memory`] keeps everything in memory; [`Repository`] serves any ordinary repository on disk in place.
+//! Objects are parsed once, into [`Tree`] and [`Commit`]; what is damaged is an error that names the object.
+//!
+//! This crate knows nothing of transactions, merges or watches: those are `datakit-store`.
 
 #![forbid(unsafe_code)]
 
+mod backend;
+mod memory;
+mod object;
+mod reader;
 pub mod remote;
+mod repository;
+
+pub use self::backend::{
+    Backend, Batch, ChangeHook, Content, NewObject, ReadError, RefEdit, RefName, WriteError,
+};
+pub use self::memory::Memory;
+pub use self::object::{
+    Commit, Entry, HashKind, IdError, Mode, Object, ObjectId, ObjectKind, Signature, Tree, hash, parse_id,
+};
+pub use self::reader::BlobReader;
+pub use self::repository::{Durability, OpenError, Options, Repository};
