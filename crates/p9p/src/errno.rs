@@ -74,6 +74,7 @@ errnos! {
     EMSGSIZE = 90 "message too long",
     EPROTONOSUPPORT = 93 "protocol not supported",
     EOPNOTSUPP = 95 "operation not supported",
+    ETIMEDOUT = 110 "connection timed out",
     ESTALE = 116 "stale file handle",
     EDQUOT = 122 "disk quota exceeded",
 }

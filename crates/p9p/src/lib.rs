@@ -18,10 +18,13 @@ mod fid;
 pub mod filesystem;
 #[cfg(target_os = "linux")]
 pub mod hostdir;
+pub mod memory;
 pub mod message;
 #[cfg(target_os = "linux")]
 pub mod net;
 pub mod qid;
+#[cfg(target_os = "linux")]
+pub mod remote;
 pub mod server;
 pub mod stat;
 pub mod transport;
@@ -32,4 +35,5 @@ pub use fid::FIDS_MAX;
 pub use filesystem::Filesystem;
 #[cfg(target_os = "linux")]
 pub use hostdir::{HostDir, HostDirError, Ownership};
+pub use memory::Memory;
 pub use server::{Session, SessionOptions, Ticket};
