@@ -101,6 +101,8 @@ pub struct Cpu {
     pub cr3: u64,
     /// CR4.
     pub cr4: u64,
+    /// XCR0: which components of the extended state are enabled.
+    pub xcr0: u64,
     /// DR0 to DR3, DR6, DR7.
     pub debug: [u64; 6],
     /// IA32_EFER.
@@ -178,6 +180,7 @@ impl Cpu {
             cr2: 0,
             cr3: 0,
             cr4: 0,
+            xcr0: 1,
             debug: [0; 6],
             efer: 0,
             msr: crate::system::msr::Msrs::default(),
@@ -248,11 +251,16 @@ impl Cpu {
         }
     }
 
+    /// The linear address of an offset in segment `seg`, an encoding or [`FLAT`].
+    pub fn linear_of(&self, seg: u8, offset: u64) -> u64 {
+        let linear = self.seg_base[usize::from(seg) & 7].wrapping_add(offset);
+        if self.code_size == CodeSize::Bits64 { linear } else { linear & 0xffff_ffff }
+    }
+
     /// Adds the segment base; outside 64-bit mode linear addresses have 32 bits.
     #[inline]
     fn segmented(&self, op: &Op, offset: u64) -> u64 {
-        let linear = self.seg_base[usize::from(op.seg) & 7].wrapping_add(offset);
-        if self.code_size == CodeSize::Bits64 { linear } else { linear & 0xffff_ffff }
+        self.linear_of(op.seg, offset)
     }
 
     /// RIP of the instruction after `op`.

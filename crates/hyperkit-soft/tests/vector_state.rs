@@ -202,3 +202,154 @@ fn the_whole_x87_state_survives_fnsave_and_frstor_in_every_layout() {
     save_and_restore(CodeSize::Bits32, 108);
     save_and_restore(CodeSize::Bits16, 94);
 }
+
+const CR4_OSXSAVE: u64 = 1 << 18;
+
+const VADDPS: &[u8] = &[0xc5, 0xf4, 0x58, 0xc2]; // vaddps ymm0, ymm1, ymm2
+const VMOVAPS: &[u8] = &[0xc5, 0xfc, 0x28, 0x00]; // vmovaps ymm0, [rax]
+const VZEROUPPER: &[u8] = &[0xc5, 0xf8, 0x77];
+const VPGATHERDD: &[u8] = &[0xc4, 0xe2, 0x6d, 0x90, 0x04, 0x88]; // vpgatherdd ymm0, [rax + 4 * ymm1], ymm2
+const XGETBV: &[u8] = &[0x0f, 0x01, 0xd0];
+const XSETBV: &[u8] = &[0x0f, 0x01, 0xd1];
+const XSAVE: &[u8] = &[0x48, 0x0f, 0xae, 0x27]; // xsave64 [rdi]
+const XSAVEOPT: &[u8] = &[0x48, 0x0f, 0xae, 0x37]; // xsaveopt64 [rdi]
+const XRSTOR: &[u8] = &[0x48, 0x0f, 0xae, 0x2f]; // xrstor64 [rdi]
+const EVERYTHING: u64 = 7;
+
+/// A processor with AVX enabled and an XSAVE area at RDI; `None` on a host without.
+fn wide() -> Option<Box<Cpu>> {
+    let mut cpu = with_control(0, CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE);
+    if !cpu.offers_wide().avx {
+        #[expect(clippy::print_stdout, reason = "says why nothing is tested")]
+        {
+            println!("SKIP: this host has no AVX, or lets no memory be executed");
+        }
+        return None;
+    }
+    (cpu.regs[0], cpu.regs[1], cpu.regs[2], cpu.regs[7]) = (7, 0, 0, 0x2000);
+    run(&mut cpu, XSETBV).unwrap();
+    cpu.code_size = CodeSize::Bits64;
+    cpu.regs[0] = 0x1000;
+    Some(cpu)
+}
+
+#[test]
+fn avx_runs_only_where_the_system_saves_it() {
+    let Some(mut cpu) = wide() else { return };
+    assert_eq!(run(&mut cpu, VADDPS), Ok(()));
+    cpu.cr0 |= CR0_TS;
+    cpu.refresh_gate();
+    assert_eq!(run(&mut cpu, VADDPS), Err(NM));
+    for change in
+        [|cpu: &mut Cpu| cpu.xcr0 = 3, |cpu: &mut Cpu| cpu.cr4 &= !CR4_OSXSAVE, |cpu: &mut Cpu| cpu.cr0 &= !1]
+    {
+        let Some(mut cpu) = wide() else { return };
+        change(&mut cpu);
+        cpu.refresh_gate();
+        assert_eq!(run(&mut cpu, VADDPS), Err(UD));
+        assert_eq!(run(&mut cpu, VZEROUPPER), Err(UD));
+        assert_eq!(run(&mut cpu, ADDSD), Ok(()), "SSE is not concerned");
+    }
+}
+
+#[test]
+fn only_aligned_moves_ask_for_alignment() {
+    let Some(mut cpu) = wide() else { return };
+    assert_eq!(run(&mut cpu, VMOVAPS), Ok(()));
+    cpu.regs[0] = 0x1010;
+    assert_eq!(run(&mut cpu, VMOVAPS), Err(GP), "16 is not enough for 32 bytes");
+}
+
+#[test]
+fn xcr0_takes_what_there_is() {
+    let Some(mut cpu) = wide() else { return };
+    for (value, expected) in [(6, Err(GP)), (5, Err(GP)), (15, Err(GP)), (3, Ok(())), (7, Ok(()))] {
+        cpu.regs[0] = value;
+        assert_eq!(run(&mut cpu, XSETBV), expected, "{value}");
+    }
+    run(&mut cpu, XGETBV).unwrap();
+    assert_eq!((cpu.regs[0], cpu.regs[2]), (7, 0));
+    cpu.regs[1] = 2;
+    assert_eq!(run(&mut cpu, XGETBV), Err(GP), "no such register");
+    cpu.regs[1] = 0;
+    cpu.cpl = 3;
+    assert_eq!(run(&mut cpu, XSETBV), Err(GP), "privileged");
+}
+
+#[test]
+fn the_extended_state_survives_xsave_and_xrstor() {
+    let Some(mut cpu) = wide() else { return };
+    run(&mut cpu, FLDPI).unwrap();
+    cpu.fx.0[160..416].fill(0x11);
+    cpu.upper.0.fill(0x22);
+    let (fx, upper) = (cpu.fx.0, cpu.upper.0);
+    cpu.regs[0] = EVERYTHING;
+    run(&mut cpu, XSAVE).unwrap();
+    assert_eq!(cpu.load::<u64>(0x2000 + 512), Ok(7));
+    assert_eq!(cpu.load::<u64>(0x2000 + 576 + 248), Ok(0x2222_2222_2222_2222));
+    cpu.fx.0[160..416].fill(0);
+    cpu.upper.0.fill(0);
+    run(&mut cpu, FNINIT).unwrap();
+    run(&mut cpu, XRSTOR).unwrap();
+    assert_eq!(
+        (cpu.fx.0[..8] == fx[..8], cpu.fx.0[24..416] == fx[24..416], cpu.upper.0 == upper),
+        (true, true, true)
+    );
+    cpu.store(0x2000 + 512, 2u64).unwrap();
+    run(&mut cpu, XRSTOR).unwrap();
+    assert_eq!(cpu.upper.0, [0; 256], "not in the area: initial");
+    assert_eq!((cpu.fx.0[0], cpu.fx.0[1], cpu.fx.0[4]), (0x7f, 3, 0), "likewise");
+    assert_eq!(cpu.fx.0[160..416], fx[160..416]);
+}
+
+#[test]
+fn xsaveopt_leaves_out_what_is_not_in_use() {
+    let Some(mut cpu) = wide() else { return };
+    cpu.regs[0] = EVERYTHING;
+    cpu.store(0x2000 + 576, 0x77u64).unwrap();
+    run(&mut cpu, XSAVEOPT).unwrap();
+    assert_eq!((cpu.load::<u64>(0x2000 + 512), cpu.load::<u64>(0x2000 + 576)), (Ok(3), Ok(0x77)));
+    run(&mut cpu, XSAVE).unwrap();
+    assert_eq!((cpu.load::<u64>(0x2000 + 512), cpu.load::<u64>(0x2000 + 576)), (Ok(3), Ok(0)));
+}
+
+#[test]
+fn a_bad_area_is_refused_without_a_trace() {
+    let Some(mut cpu) = wide() else { return };
+    cpu.regs[0] = EVERYTHING;
+    let before = (cpu.fx.0, cpu.upper.0);
+    let cases: [(u64, u64); 4] = [(512, 8), (520, 1 << 63), (528, 1), (24, 1 << 16)];
+    for (at, value) in cases {
+        for n in 0..104 {
+            cpu.store(0x2000 + 8 * n, 0u64).unwrap();
+        }
+        cpu.store(0x2000 + at, value).unwrap();
+        assert_eq!(run(&mut cpu, XRSTOR), Err(GP), "{at}");
+    }
+    cpu.regs[7] = 0x2020;
+    for bytes in [XSAVE, XRSTOR, XSAVEOPT] {
+        assert_eq!(run(&mut cpu, bytes), Err(GP), "not aligned to 64");
+    }
+    assert!(before == (cpu.fx.0, cpu.upper.0));
+    cpu.cr4 &= !CR4_OSXSAVE;
+    assert_eq!(run(&mut cpu, XSAVE), Err(UD));
+}
+
+#[test]
+fn a_gather_takes_only_what_its_mask_names() {
+    let Some(mut cpu) = wide() else { return };
+    for n in 0..8u32 {
+        cpu.store(0x1000 + u64::from(n) * 4, 100 + n).unwrap();
+    }
+    let element = |n: u32| (7 - n).to_le_bytes();
+    cpu.set_ymm(1, &std::array::from_fn(|at| element(at as u32 / 4)[at % 4]));
+    cpu.set_ymm(2, &std::array::from_fn(|at| if at / 4 % 2 == 0 { 0xff } else { 0x7f }));
+    cpu.set_ymm(0, &[9; 32]);
+    run(&mut cpu, VPGATHERDD).unwrap();
+    let words = |value: [u8; 32]| {
+        value.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect::<Vec<_>>()
+    };
+    let kept = 0x0909_0909;
+    assert_eq!(words(cpu.ymm(0)), [107, kept, 105, kept, 103, kept, 101, kept]);
+    assert_eq!(cpu.ymm(2), [0; 32], "the mask is used up");
+}

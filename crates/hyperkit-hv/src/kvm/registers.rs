@@ -47,7 +47,8 @@ pub fn state(fd: &VcpuFd) -> io::Result<X86State> {
     (state.cr8, state.efer, state.apic_base) = (sregs.cr8, sregs.efer, sregs.apic_base);
     state.debug[..4].copy_from_slice(&debug.db);
     (state.debug[4], state.debug[5]) = (debug.dr6, debug.dr7);
-    state.fxsave = fxsave(fd)?;
+    (state.fxsave, state.upper) = extended(fd)?;
+    state.xcr0 = xcr0(fd)?;
     state.msrs = msrs(fd)?;
     state.halted = fd.get_mp_state()?.mp_state == KVM_MP_STATE_HALTED;
     Ok(state)
@@ -88,7 +89,8 @@ pub fn set_state(fd: &VcpuFd, state: &X86State) -> io::Result<()> {
     })?;
     let [db0, db1, db2, db3, dr6, dr7] = state.debug;
     fd.set_debug_regs(&kvm_debugregs { db: [db0, db1, db2, db3], dr6, dr7, ..Default::default() })?;
-    set_fxsave(fd, &state.fxsave)?;
+    set_xcr0(fd, state.xcr0)?;
+    set_extended(fd, &state.fxsave, &state.upper)?;
     set_msrs(fd, &state.msrs)?;
     let mp_state = if state.halted { KVM_MP_STATE_HALTED } else { KVM_MP_STATE_RUNNABLE };
     Ok(fd.set_mp_state(kvm_mp_state { mp_state })?)
@@ -131,29 +133,62 @@ const FXSAVE_USED: usize = 416;
 /// Where XSTATE_BV lies in an XSAVE area, and its bits for x87 and SSE.
 const XSTATE_BV: usize = 512;
 const X87_AND_SSE: u32 = 0b11;
+/// The bit for the upper halves of the YMM registers, where they are and how many bytes.
+const AVX: u32 = 0b100;
+const AVX_AT: usize = 576;
+const AVX_BYTES: usize = 256;
 
-/// The x87 and SSE registers in the layout of FXSAVE64 (SDM vol. 1, table 10-2), which begins an XSAVE area.
+/// XCR0, or its value after reset where KVM has no such register.
+fn xcr0(fd: &VcpuFd) -> io::Result<u64> {
+    let Ok(xcrs) = fd.get_xcrs() else { return Ok(1) };
+    let known = xcrs.xcrs.iter().take(xcrs.nr_xcrs as usize).find(|entry| entry.xcr == 0);
+    Ok(known.map_or(1, |entry| entry.value))
+}
+
+fn set_xcr0(fd: &VcpuFd, value: u64) -> io::Result<()> {
+    let Ok(mut xcrs) = fd.get_xcrs() else { return Ok(()) };
+    for entry in xcrs.xcrs.iter_mut().take(xcrs.nr_xcrs as usize).filter(|entry| entry.xcr == 0) {
+        entry.value = value;
+    }
+    Ok(fd.set_xcrs(&xcrs)?)
+}
+
+/// The x87 and SSE registers in the layout of FXSAVE64 (SDM vol. 1, table 10-2), which begins an XSAVE area, and the upper
+/// halves of the YMM registers.
 ///
 /// KVM_GET_FPU and KVM_SET_FPU will not do: they pass XSTATE_BV by, so that registers which the guest has not used yet
 /// read as what was left there, and lose at the next entry what was written.
-fn fxsave(fd: &VcpuFd) -> io::Result<Vec<u8>> {
+fn extended(fd: &VcpuFd) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let xsave = fd.get_xsave()?;
-    let mut area: Vec<u8> =
-        xsave.region.iter().flat_map(|word| word.to_le_bytes()).take(FXSAVE_USED).collect();
+    let bytes: Vec<u8> = xsave.region.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut area = bytes[..FXSAVE_USED].to_vec();
+    let in_use = xsave.region[XSTATE_BV / 4] & AVX != 0;
+    let upper = if in_use { bytes[AVX_AT..AVX_AT + AVX_BYTES].to_vec() } else { vec![0; AVX_BYTES] };
     area[28..32].fill(0); // MXCSR_MASK is the host's
     area.resize(512, 0);
-    Ok(area)
+    Ok((area, upper))
 }
 
-fn set_fxsave(fd: &VcpuFd, area: &[u8]) -> io::Result<()> {
-    if area.len() != 512 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the FXSAVE area is not 512 bytes"));
+fn set_extended(fd: &VcpuFd, area: &[u8], upper: &[u8]) -> io::Result<()> {
+    if area.len() != 512 || (!upper.is_empty() && upper.len() != AVX_BYTES) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the extended state is not 512 and 256 bytes",
+        ));
     }
     let mut xsave = fd.get_xsave()?;
     for (word, bytes) in xsave.region.iter_mut().zip(area[..FXSAVE_USED].as_chunks::<4>().0) {
         *word = u32::from_le_bytes(*bytes);
     }
     xsave.region[XSTATE_BV / 4] |= X87_AND_SSE;
+    if upper.iter().any(|byte| *byte != 0) {
+        for (word, bytes) in xsave.region[AVX_AT / 4..].iter_mut().zip(upper.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        xsave.region[XSTATE_BV / 4] |= AVX;
+    } else {
+        xsave.region[XSTATE_BV / 4] &= !AVX;
+    }
     // SAFETY: the kernel reads more than `xsave` only for a process that was granted AMX for its guests
     // (`arch_prctl(ARCH_REQ_XCOMP_GUEST_PERM)`), which nobody here asks for.
     Ok(unsafe { fd.set_xsave(&xsave) }?)

@@ -77,8 +77,19 @@ pub struct X86State {
     pub msrs: Vec<(u32, u64)>,
     /// x87, MXCSR and XMM in the layout of FXSAVE64: 512 bytes (SDM vol. 1 §10.5.1).
     pub fxsave: Vec<u8>,
+    /// The upper halves of YMM0 to YMM15, as the AVX component of XSAVE has them: 256 bytes, or none for zeros.
+    #[serde(default)]
+    pub upper: Vec<u8>,
+    /// XCR0: the components of the extended state that are enabled.
+    #[serde(default = "x87_only")]
+    pub xcr0: u64,
     /// Stopped by HLT, waiting for an interrupt.
     pub halted: bool,
+}
+
+/// XCR0 after reset.
+fn x87_only() -> u64 {
+    1
 }
 
 impl X86State {
@@ -109,6 +120,8 @@ impl X86State {
             apic_base: 0xfee0_0900,
             msrs: Vec::new(),
             fxsave,
+            upper: vec![0; 256],
+            xcr0: x87_only(),
             halted: false,
         }
     }

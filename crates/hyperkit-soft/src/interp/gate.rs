@@ -1,8 +1,9 @@
-//! Whether x87, MMX and SSE instructions may run: what CR0 and CR4 say about them, in one byte each.
+//! Whether x87, MMX, SSE and AVX instructions may run: what CR0, CR4, XCR0 and the mode say about them, in one byte each.
 //!
-//! Spec: SDM vol. 3A §2.5 (EM, TS, MP, OSFXSR), tables 2-2 and 14-1.
+//! Spec: SDM vol. 3A §2.5 (EM, TS, MP, OSFXSR), tables 2-2 and 14-1; vol. 1 §14.3 (AVX).
 
 use crate::cpu::Cpu;
+use crate::interp::vex::component;
 use crate::trap::{Trap, vector};
 
 /// For each family the vector that its instructions raise, 0 if they run. (#DE has vector 0 and is never raised
@@ -19,12 +20,15 @@ pub struct Gate {
     pub wait: u8,
     /// FXSAVE and FXRSTOR.
     pub fxsave: u8,
+    /// VEX-encoded instructions on vector registers.
+    pub avx: u8,
 }
 
 const CR0_MP: u64 = 1 << 1;
 const CR0_EM: u64 = 1 << 2;
 const CR0_TS: u64 = 1 << 3;
 const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_OSXSAVE: u64 = 1 << 18;
 
 impl Gate {
     /// What CR0 and CR4 say.
@@ -42,14 +46,28 @@ impl Gate {
             x87: first(false, emulated || switched),
             wait: first(false, switched && cr0 & CR0_MP != 0),
             fxsave: first(false, emulated || switched),
+            avx: vector::UD,
         }
+    }
+
+    /// The same with AVX, where XCR0 and the mode let it run.
+    fn with_avx(self, cr0: u64, enabled: bool) -> Gate {
+        let avx = match (enabled, cr0 & CR0_TS != 0) {
+            (false, _) => vector::UD,
+            (true, true) => vector::NM,
+            (true, false) => 0,
+        };
+        Gate { avx, ..self }
     }
 }
 
 impl Cpu {
-    /// Recomputes [`Cpu::gate`]; to be called whenever CR0 or CR4 changed.
+    /// Recomputes [`Cpu::gate`]; to be called whenever CR0, CR4, XCR0 or the mode changed.
     pub fn refresh_gate(&mut self) {
-        self.gate = Gate::of(self.cr0, self.cr4);
+        let enabled = self.cr4 & CR4_OSXSAVE != 0
+            && self.xcr0 & (component::SSE | component::AVX) == component::SSE | component::AVX
+            && self.protected();
+        self.gate = Gate::of(self.cr0, self.cr4).with_avx(self.cr0, enabled);
     }
 
     /// Raises #UD or #NM if `vector`, a field of [`Gate`], says so.

@@ -4,6 +4,7 @@ pub mod bmi;
 pub mod gate;
 pub mod int;
 pub mod sse;
+pub mod vex;
 pub mod x87;
 
 use iced_x86::Instruction;
@@ -17,4 +18,5 @@ pub fn lower(instruction: &Instruction, context: &Context) -> Option<Op> {
         .or_else(|| sse::lower(instruction, context))
         .or_else(|| x87::lower(instruction, context))
         .or_else(|| bmi::lower(instruction, context))
+        .or_else(|| vex::lower(instruction, context))
 }

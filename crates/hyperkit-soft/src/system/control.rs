@@ -102,7 +102,8 @@ impl Cpu {
     }
 
     fn write_cr4(&mut self, value: u64) -> Result<(), Trap> {
-        if value & !CR4_BITS != 0 || (self.long_mode() && value & cr4::PAE == 0) {
+        let allowed = if self.offers_wide().avx { CR4_BITS | cr4::OSXSAVE } else { CR4_BITS };
+        if value & !allowed != 0 || (self.long_mode() && value & cr4::PAE == 0) {
             return Err(self.protection(0));
         }
         let changed = self.cr4 ^ value;

@@ -1,8 +1,10 @@
 //! CPUID: what the guest is told. What is offered here works; see the table at the top.
 
 use crate::cpu::Cpu;
+use crate::interp::vex::{self, WideFeatures};
 use crate::mmu::walk::PHYS_BITS;
 use crate::op::{Flow, Op};
+use crate::system::cr4;
 use crate::system::interrupts::timer_shift;
 use crate::trap::Trap;
 
@@ -50,6 +52,19 @@ const HIGHEST_EXTENDED: u32 = 0x8000_0008;
 const HIGHEST_HYPERVISOR: u32 = 0x4000_0001;
 const LINEAR_BITS: u32 = 48;
 
+/// Leaf 1 ECX: the operating system has set CR4.OSXSAVE.
+const OSXSAVE: u32 = 1 << 27;
+
+/// The bits of leaf 1 ECX (FMA, XSAVE, AVX, F16C), leaf 7 EBX (AVX2) and leaf 7 ECX (VAES, VPCLMULQDQ) for what there is.
+fn wide_bits(wide: WideFeatures) -> [u32; 3] {
+    let bit = |has: bool, number: u32| u32::from(has) << number;
+    [
+        bit(wide.fma, 12) | bit(wide.avx, 26) | bit(wide.avx, 28) | bit(wide.f16c, 29),
+        bit(wide.avx2, 5),
+        bit(wide.vaes, 9) | bit(wide.vpclmulqdq, 10),
+    ]
+}
+
 /// The bits of leaf 1 ECX and leaf 7 EBX that stand for vector instructions which the host lacks.
 fn lacking() -> (u32, u32) {
     let host = crate::interp::sse::offers();
@@ -90,20 +105,23 @@ impl Cpu {
         let shared = self.interrupts.shared();
         let vcpus = shared.model.vcpus.max(1);
         let id = self.interrupts.id;
+        let wide = wide_bits(self.offers_wide());
         match leaf {
             0 => [HIGHEST, word(VENDOR, 0), word(VENDOR, 2), word(VENDOR, 1)],
             1 => {
                 let htt = if vcpus > 1 { HTT } else { 0 };
+                let saves = if self.cr4 & cr4::OSXSAVE != 0 { OSXSAVE } else { 0 };
                 [
                     SIGNATURE,
                     id << 24 | vcpus.min(255) << 16 | 8 << 8,
-                    LEAF_1_ECX & !lacking().0,
+                    LEAF_1_ECX & !lacking().0 | wide[0] | saves,
                     LEAF_1_EDX | htt,
                 ]
             }
             4 => cache(subleaf, vcpus),
             6 => [1 << 2, 0, 0, 0], // the APIC timer runs always
-            7 if subleaf == 0 => [0, LEAF_7_EBX & !lacking().1, LEAF_7_ECX, LEAF_7_EDX],
+            7 if subleaf == 0 => [0, LEAF_7_EBX & !lacking().1 | wide[1], LEAF_7_ECX | wide[2], LEAF_7_EDX],
+            0xd if self.offers_wide().avx => self.extended_state(subleaf),
             0xb => topology(subleaf, vcpus, id),
             0x15 => {
                 let shift = timer_shift(shared.tsc());
@@ -114,6 +132,21 @@ impl Cpu {
                 let mhz = (shared.tsc().khz / 1000).min(0xffff);
                 [mhz, mhz, 100, 0]
             }
+            _ => [0; 4],
+        }
+    }
+
+    /// What of AVX and its kin this machine offers.
+    pub fn offers_wide(&self) -> WideFeatures {
+        if self.interrupts.shared().wide { vex::offers() } else { WideFeatures::default() }
+    }
+
+    /// Leaf 0xd (SDM vol. 1 §13.2).
+    fn extended_state(&self, subleaf: u32) -> Leaf {
+        match subleaf {
+            0 => [vex::component::ALL as u32, self.area_bytes(), vex::AREA_BYTES as u32, 0],
+            1 => [1, 0, 0, 0], // XSAVEOPT
+            2 => [(vex::AREA_BYTES - vex::AVX_AT) as u32, vex::AVX_AT as u32, 0, 0],
             _ => [0; 4],
         }
     }

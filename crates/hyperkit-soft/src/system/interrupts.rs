@@ -27,6 +27,8 @@ pub struct Processors {
     pub attention: Vec<Arc<Attention>>,
     /// What CPUID says.
     pub model: CpuModel,
+    /// Whether AVX and its kin are offered, where the host has them.
+    pub wide: bool,
     /// What is added to the host's counter to get the guest's.
     tsc_offset: AtomicU64,
     /// Which vCPUs wait for start-up.
@@ -55,13 +57,18 @@ pub fn timer_shift(tsc: Tsc) -> u32 {
 impl Processors {
     /// Those of a machine that has just been switched on: its counter starts at 0.
     pub fn new(model: CpuModel) -> Arc<Processors> {
+        Processors::offering(model, true)
+    }
+
+    /// The same, with or without AVX and its kin: they need code to be generated.
+    pub fn offering(model: CpuModel, wide: bool) -> Arc<Processors> {
         let attention: Vec<_> = (0..model.vcpus.max(1)).map(|_| Arc::new(Attention::default())).collect();
         let wake = Box::new(Waker(attention.clone()));
         let apics = ApicSet::new(model.vcpus.max(1), timer_shift(model.tsc), wake);
         let waiting = (0..attention.len()).map(|id| AtomicBool::new(id != 0)).collect();
         let rendezvous = Rendezvous::new(attention.len());
         let tsc_offset = AtomicU64::new(0u64.wrapping_sub(host_ticks()));
-        Arc::new(Processors { apics, attention, model, tsc_offset, waiting, rendezvous })
+        Arc::new(Processors { apics, attention, model, wide, tsc_offset, waiting, rendezvous })
     }
 
     /// Frequency of the counter.
@@ -304,6 +311,8 @@ impl Cpu {
     fn init(&mut self) {
         let mut state = X86State::after_reset();
         state.fxsave = self.fx.0.to_vec();
+        state.upper = self.upper.0.to_vec();
+        state.xcr0 = self.xcr0;
         state.cr0 |= self.cr0 & (crate::system::cr0::CD | crate::system::cr0::NW);
         self.take_state(&state);
         self.interrupts.processors.apics.local(self.interrupts.id).reset();

@@ -3,6 +3,7 @@
 use hyperkit_hv::X86State;
 
 use crate::cpu::{Cpu, seg};
+use crate::interp::vex::component;
 use crate::system::msr::{SAVED, index};
 
 impl Cpu {
@@ -33,6 +34,8 @@ impl Cpu {
             apic_base,
             msrs,
             fxsave: self.fx.0.to_vec(),
+            upper: self.upper.0.to_vec(),
+            xcr0: self.xcr0,
             halted: self.halted,
         }
     }
@@ -83,6 +86,10 @@ impl Cpu {
         let bytes = state.fxsave.len().min(512);
         self.fx.0[..bytes].copy_from_slice(&state.fxsave[..bytes]);
         self.fx.0[26..28].fill(0); // reserved bits of MXCSR, with which the host's LDMXCSR would fault
+        self.upper.0.fill(0);
+        let bytes = state.upper.len().min(256);
+        self.upper.0[..bytes].copy_from_slice(&state.upper[..bytes]);
+        self.xcr0 = state.xcr0 & component::ALL | component::X87;
         self.halted = state.halted;
         self.cpl = (state.segments[seg::SS].rights >> 5 & 3) as u8;
         self.shadow = false;

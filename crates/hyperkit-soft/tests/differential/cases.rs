@@ -22,13 +22,16 @@ pub fn starting_state(built: &mut Instance, random: &mut Random) -> (State, Poke
     state.rip = CODE;
     state.rflags = 0x202 | (random.next() & ARITHMETIC) | if random.once_in(4) { DF } else { 0 };
     state.fx = registers(random);
-    if matches!(built.instruction.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd) {
+    state.upper = upper(random);
+    use Mnemonic as M;
+    if matches!(built.instruction.mnemonic(), M::Dpps | M::Dppd | M::Vdpps | M::Vdppd) {
         state.fx[24] |= 0x80; // they raise exceptions in several steps, unseen: unmasked ones are not exact
         state.fx[25] |= 0x1f;
     }
     state.outcome = Outcome::Done;
     state.gpr[RSP] = STACK + random.below(0x200);
     special_registers(built, &mut state, random);
+    gather_registers(&built.instruction, &mut state, random);
     for (register, value) in &built.fixed {
         state.gpr[register.number()] = *value;
     }
@@ -59,6 +62,7 @@ pub fn program_state(random: &mut Random) -> State {
     state.rip = CODE;
     state.rflags = 0x202 | (random.next() & ARITHMETIC);
     state.fx = registers(random);
+    state.upper = upper(random);
     state.fx[24] |= 0x80;
     state.fx[25] |= 0x1f;
     state.gpr[RSP] = STACK;
@@ -122,7 +126,8 @@ fn operand_bytes(built: &Instance, state: &State, random: &mut Random) -> Vec<u8
             }
             return image;
         }
-        Mnemonic::Ldmxcsr => {
+        Mnemonic::Xrstor | Mnemonic::Xrstor64 => return area(random),
+        Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr => {
             return (mxcsr(random) | u32::from(random.once_in(8)) << 16).to_le_bytes().to_vec();
         }
         Mnemonic::Fld | Mnemonic::Fbld if instruction.memory_size().size() == 10 => {
@@ -136,6 +141,21 @@ fn operand_bytes(built: &Instance, state: &State, random: &mut Random) -> Vec<u8
         return vec![random.below(3) as u8 | (state.gpr[0] as u8) & 0xfe; 64];
     }
     (0..8).flat_map(|_| random.value().to_le_bytes()).collect()
+}
+
+/// An XSAVE area: mostly a good one.
+fn area(random: &mut Random) -> Vec<u8> {
+    let mut area = vec![0; 832];
+    area[..FX_BYTES].copy_from_slice(&registers(random));
+    area[576..].copy_from_slice(&upper(random));
+    area[512] = random.below(8) as u8;
+    if random.once_in(16) {
+        area[26] = 1; // a reserved bit of MXCSR
+    }
+    if random.once_in(16) {
+        area[512 + random.below(24) as usize] |= 1 << random.below(7);
+    }
+    area
 }
 
 fn extended_or_decimal(built: &Instance, random: &mut Random) -> Vec<u8> {
@@ -170,6 +190,15 @@ fn mxcsr(random: &mut Random) -> u32 {
         6 => (random.next() as u32 & 0xffc0) | flags,
         _ => (random.next() as u32 & 0xffc0 & !(1 << (7 + random.below(6)))) | flags,
     }
+}
+
+/// Upper halves of the YMM registers, some of them 0.
+fn upper(random: &mut Random) -> [u8; 256] {
+    let mut upper = [0; 256];
+    if is_x86_feature_detected!("avx") && !random.once_in(8) {
+        upper.as_chunks_mut::<16>().0.iter_mut().for_each(|half| *half = random.vector());
+    }
+    upper
 }
 
 /// x87 and SSE registers.
@@ -207,4 +236,20 @@ fn registers(random: &mut Random) -> [u8; FX_BYTES] {
         fx[160 + 16 * n..176 + 16 * n].copy_from_slice(&random.vector());
     }
     fx
+}
+
+/// Small indices for a gather: what lies far away is memory for one processor and none for the other.
+fn gather_registers(instruction: &iced_x86::Instruction, state: &mut State, random: &mut Random) {
+    let index = instruction.memory_index();
+    if !index.is_xmm() && !index.is_ymm() {
+        return;
+    }
+    let bytes = if format!("{:?}", instruction.code()).contains("vm32") { 4 } else { 8 };
+    let n = index.number();
+    for at in (0..16).step_by(bytes) {
+        for half in [&mut state.fx[160 + 16 * n..], &mut state.upper[16 * n..]] {
+            let small = random.below(256) as i64 - 128;
+            half[at..at + bytes].copy_from_slice(&small.to_le_bytes()[..bytes]);
+        }
+    }
 }

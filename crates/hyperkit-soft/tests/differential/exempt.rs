@@ -43,7 +43,6 @@ pub fn skipped(form: Form) -> Option<&'static str> {
 const ABSENT: &[CpuidFeature] = {
     use CpuidFeature as F;
     &[
-        F::AVX,
         F::CET_SS,
         F::CLDEMOTE,
         F::CLFLUSHOPT,
@@ -76,9 +75,8 @@ const ABSENT: &[CpuidFeature] = {
         F::UDBG,
         F::UINTR,
         F::WAITPKG,
-        F::XSAVE,
         F::XSAVEC,
-        F::XSAVEOPT,
+        F::XSAVES,
         F::AESKLE,
         F::KL,
         F::AMX_TILE,
@@ -103,7 +101,11 @@ pub fn intentionally_absent(code: Code) -> bool {
     );
     let may_be_lacking =
         !std::arch::is_x86_feature_detected!("sha") && code.cpuid_features() == [CpuidFeature::SHA];
-    odd || may_be_lacking || code.cpuid_features().iter().any(|feature| ABSENT.contains(feature))
+    let wide = |feature: &CpuidFeature| matches!(feature, CpuidFeature::XSAVE | CpuidFeature::XSAVEOPT);
+    let without_xsave = !std::arch::is_x86_feature_detected!("avx") && code.cpuid_features().iter().any(wide);
+    odd || may_be_lacking
+        || without_xsave
+        || code.cpuid_features().iter().any(|feature| ABSENT.contains(feature))
 }
 
 fn by_mnemonic(mnemonic: Mnemonic) -> Option<&'static str> {
@@ -128,6 +130,9 @@ fn by_mnemonic(mnemonic: Mnemonic) -> Option<&'static str> {
         M::Ud0 | M::Ud1 | M::Ud2 => "undefined by definition; lengths of UD0 differ between vendors",
         M::Vmcall | M::Vmmcall | M::Vmfunc | M::Hlt | M::Monitor | M::Mwait | M::Monitorx | M::Mwaitx => {
             "belongs to the hypervisor"
+        }
+        M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 => {
+            "processors differ in when a component counts as in use: tested in vector_state"
         }
         _ => return None,
     })

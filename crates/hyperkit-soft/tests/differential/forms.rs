@@ -36,14 +36,14 @@ pub struct Instance {
     pub fixed: Vec<(Register, u64)>,
 }
 
-/// All forms that 64-bit mode has, without those of AVX (except the VEX-encoded ones on general registers) and
-/// later vector extensions.
+/// All forms that 64-bit mode has, without those of AVX-512 and of extensions that nobody here offers.
 pub fn all() -> Vec<Form> {
     let mut forms = Vec::new();
     for code in Code::values() {
         let info = code.op_code();
         let coprocessor = code.cpuid_features().contains(&CpuidFeature::KNC); // shares VEX encodings with others
-        let general_vex = info.encoding() == EncodingKind::VEX && on_general_registers(code) && !coprocessor;
+        let vex = info.encoding() == EncodingKind::VEX && !coprocessor;
+        let general_vex = vex && (on_general_registers(code) || is_wide(code));
         if !info.is_instruction()
             || !info.mode64()
             || !(info.encoding() == EncodingKind::Legacy || general_vex)
@@ -71,6 +71,21 @@ pub fn all() -> Vec<Form> {
     forms
 }
 
+/// Whether an instruction is of AVX or one of its kin that the host has and that are offered with it.
+fn is_wide(code: Code) -> bool {
+    code.cpuid_features().iter().all(|feature| match feature {
+        CpuidFeature::AVX => is_x86_feature_detected!("avx"),
+        CpuidFeature::AVX2 => is_x86_feature_detected!("avx2"),
+        CpuidFeature::FMA => is_x86_feature_detected!("fma"),
+        CpuidFeature::F16C => is_x86_feature_detected!("f16c"),
+        CpuidFeature::VAES => is_x86_feature_detected!("vaes"),
+        CpuidFeature::VPCLMULQDQ => is_x86_feature_detected!("vpclmulqdq"),
+        CpuidFeature::AES => is_x86_feature_detected!("aes"),
+        CpuidFeature::PCLMULQDQ => is_x86_feature_detected!("pclmulqdq"),
+        _ => false,
+    })
+}
+
 fn on_general_registers(code: Code) -> bool {
     let info = code.op_code();
     (0..info.op_count()).all(|n| {
@@ -94,7 +109,13 @@ fn is_either(kind: Operand) -> bool {
     use Operand as O;
     matches!(
         kind,
-        O::r8_or_mem | O::r16_or_mem | O::r32_or_mem | O::r64_or_mem | O::mm_or_mem | O::xmm_or_mem
+        O::r8_or_mem
+            | O::r16_or_mem
+            | O::r32_or_mem
+            | O::r64_or_mem
+            | O::mm_or_mem
+            | O::xmm_or_mem
+            | O::ymm_or_mem
     )
 }
 
@@ -148,6 +169,14 @@ pub fn instance(form: Form, random: &mut Random) -> Option<Instance> {
     if far_bit {
         return None; // the bit would be as far as its offset, an address, is large
     }
+    let index = built.instruction.memory_index();
+    if index.is_xmm() || index.is_ymm() {
+        let numbers =
+            [built.instruction.op0_register(), index, built.instruction.op2_register()].map(Register::number);
+        if numbers[0] == numbers[1] || numbers[0] == numbers[2] || numbers[1] == numbers[2] {
+            return None; // undefined by definition
+        }
+    }
     let branches = matches!(built.instruction.mnemonic(), Mnemonic::Call | Mnemonic::Jmp);
     if branches && built.instruction.op0_register() == Register::RSP {
         return None; // the stack would be among the breakpoints
@@ -189,7 +218,14 @@ fn operand(built: &mut Instance, n: u32, kind: Operand, in_memory: bool, random:
             register(Register::RAX, 16, random)
         }
         O::mm_or_mem | O::mm_reg | O::mm_rm => register(Register::MM0, 8, random),
-        O::xmm_or_mem | O::xmm_reg | O::xmm_rm => register(Register::XMM0, 16, random),
+        O::xmm_or_mem | O::xmm_reg | O::xmm_rm | O::xmm_vvvv | O::xmm_is4 => {
+            register(Register::XMM0, 16, random)
+        }
+        O::ymm_or_mem | O::ymm_reg | O::ymm_rm | O::ymm_vvvv | O::ymm_is4 => {
+            register(Register::YMM0, 16, random)
+        }
+        O::mem_vsib32x | O::mem_vsib64x => return vsib(built, n, Register::XMM0, random),
+        O::mem_vsib32y | O::mem_vsib64y => return vsib(built, n, Register::YMM0, random),
         O::sti_opcode => register(Register::ST0, 8, random),
         O::st0 => Register::ST0,
         O::al => Register::AL,
@@ -310,9 +346,10 @@ fn implicit(
 /// The address of a memory operand: of any alignment, but mostly one that the instruction does not object to.
 fn address(instruction: &Instruction, random: &mut Random) -> u64 {
     let any = DATA + random.below(DATA_BYTES);
+    let align = instruction.memory_size().size().next_power_of_two().clamp(16, 64) as u64;
     let wide = instruction.memory_size().size() >= 16 || instruction.mnemonic() == Mnemonic::Cmpxchg16b;
     let sha = format!("{:?}", instruction.mnemonic()).starts_with("Sha"); // vendors differ in whether they check
-    if sha || (wide && !random.once_in(8)) { any & !15 } else { any }
+    if sha || (wide && !random.once_in(8)) { any & !(align - 1) } else { any }
 }
 
 /// A ModRM memory operand with every kind of address.
@@ -386,6 +423,22 @@ fn memory(built: &mut Instance, n: u32, random: &mut Random) -> Option<()> {
     if stack_moves && built.instruction.is_stack_instruction() {
         return None; // it would push and pop far from mapped memory
     }
+    Some(())
+}
+
+/// A memory operand with indices in a vector register; [`crate::cases`] makes them small.
+fn vsib(built: &mut Instance, n: u32, first: Register, random: &mut Random) -> Option<()> {
+    let instruction = &mut built.instruction;
+    instruction.set_op_kind(n, OpKind::Memory);
+    let base = random.below(16);
+    let target = DATA + DATA_BYTES / 2 + random.below(64);
+    instruction.set_memory_base(Register::RAX + base as u32);
+    instruction.set_memory_index(first + random.below(16) as u32);
+    instruction.set_memory_index_scale(1 << random.below(4));
+    instruction.set_memory_displacement64(random.below(64));
+    instruction.set_memory_displ_size(1);
+    built.fixed.push((Register::RAX + base as u32, target));
+    built.address = Some(target);
     Some(())
 }
 

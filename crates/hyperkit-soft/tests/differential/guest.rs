@@ -27,6 +27,11 @@ impl Guest {
         let memory = ram.span(GuestAddr(BASE), BYTES as u64).expect("inside the RAM").as_ptr();
         let mut cpu = Cpu::for_tests(Arc::clone(&ram));
         cpu.cpl = 3;
+        if cpu.offers_wide().avx {
+            cpu.cr4 |= hyperkit_soft::system::cr4::OSXSAVE;
+            cpu.xcr0 = hyperkit_soft::interp::vex::component::ALL;
+            cpu.refresh_gate();
+        }
         cpu.refresh_privilege();
         Guest { cpu, ram, memory }
     }
@@ -73,6 +78,7 @@ impl Guest {
         cpu.flags.set_rflags(state.rflags);
         cpu.rip = state.rip;
         cpu.fx.0[..FX_BYTES].copy_from_slice(&state.fx);
+        cpu.upper.0 = state.upper;
         cpu.fault = None;
     }
 
@@ -80,6 +86,7 @@ impl Guest {
         after.gpr.copy_from_slice(&self.cpu.regs[..16]);
         after.rflags = self.cpu.flags.rflags();
         after.fx.copy_from_slice(&self.cpu.fx.0[..FX_BYTES]);
+        after.upper = self.cpu.upper.0;
         after
     }
 

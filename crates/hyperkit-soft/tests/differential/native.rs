@@ -8,11 +8,14 @@
 use std::arch::asm;
 use std::ptr::{self, addr_of_mut};
 
-use crate::state::{FX_BYTES, Outcome, State};
+use crate::state::{FX_BYTES, Outcome, State, UPPER_BYTES};
 use crate::{BASE, BYTES};
 
 /// Offset of `XSTATE_BV` in a signal frame's extended state.
 const XSTATE_BV: usize = 512;
+/// Offset of the upper halves of the YMM registers there, if the host has them, and their bit in `XSTATE_BV`.
+const UPPER: usize = 576;
+const AVX: u8 = 4;
 /// Positions of RAX … R15, by encoding, among the saved registers.
 const GREGS: [i32; 16] = [
     libc::REG_RAX,
@@ -44,11 +47,17 @@ struct Run {
     phase: Phase,
     state: State,
     saved_gregs: [i64; 23],
-    saved_fx: [u8; FX_BYTES],
+    saved_fx: [u8; UPPER + UPPER_BYTES],
+    has_avx: bool,
 }
 
-static mut RUN: Run =
-    Run { phase: Phase::Idle, state: State::zero(), saved_gregs: [0; 23], saved_fx: [0; FX_BYTES] };
+static mut RUN: Run = Run {
+    phase: Phase::Idle,
+    state: State::zero(),
+    saved_gregs: [0; 23],
+    saved_fx: [0; UPPER + UPPER_BYTES],
+    has_avx: false,
+};
 
 /// The host's processor, with memory at [`BASE`]. One at a time, on the thread that made it.
 pub struct Native {
@@ -100,6 +109,7 @@ impl Native {
         // handler gives every register back as it was.
         unsafe {
             let run = addr_of_mut!(RUN);
+            (*run).has_avx = is_x86_feature_detected!("avx");
             (*run).state = *state;
             (*run).phase = Phase::Entering;
             asm!("int3");
@@ -118,14 +128,19 @@ extern "C" fn on_signal(signal: i32, _info: *mut libc::siginfo_t, context: *mut 
         match run.phase {
             Phase::Entering => {
                 run.saved_gregs = machine.gregs;
-                ptr::copy_nonoverlapping(fx, run.saved_fx.as_mut_ptr(), FX_BYTES);
-                enter(&mut machine.gregs, fx, &run.state);
+                ptr::copy_nonoverlapping(fx, run.saved_fx.as_mut_ptr(), frame_bytes(run.has_avx));
+                enter(&mut machine.gregs, fx, &run.state, run.has_avx);
                 run.phase = Phase::Running;
             }
             Phase::Running => {
-                leave(&machine.gregs, fx, &mut run.state);
+                leave(&machine.gregs, fx, &mut run.state, run.has_avx);
                 machine.gregs = run.saved_gregs;
                 ptr::copy_nonoverlapping(run.saved_fx.as_ptr(), fx, FX_BYTES);
+                if run.has_avx {
+                    let upper = run.saved_fx.as_ptr().add(UPPER);
+                    ptr::copy_nonoverlapping(upper, fx.add(UPPER), UPPER_BYTES);
+                    *fx.add(XSTATE_BV) = run.saved_fx[XSTATE_BV];
+                }
                 run.phase = Phase::Idle;
             }
             Phase::Idle => {
@@ -135,9 +150,14 @@ extern "C" fn on_signal(signal: i32, _info: *mut libc::siginfo_t, context: *mut 
     }
 }
 
+/// Bytes of a signal frame's extended state that are used here.
+fn frame_bytes(has_avx: bool) -> usize {
+    if has_avx { UPPER + UPPER_BYTES } else { FX_BYTES }
+}
+
 /// # Safety
 /// `fx` is the extended state of a signal frame.
-unsafe fn enter(gregs: &mut [i64; 23], fx: *mut u8, state: &State) {
+unsafe fn enter(gregs: &mut [i64; 23], fx: *mut u8, state: &State, has_avx: bool) {
     for (register, position) in state.gpr.iter().zip(GREGS) {
         gregs[position as usize] = *register as i64;
     }
@@ -147,12 +167,16 @@ unsafe fn enter(gregs: &mut [i64; 23], fx: *mut u8, state: &State) {
     unsafe {
         ptr::copy_nonoverlapping(state.fx.as_ptr(), fx, FX_BYTES);
         *fx.add(XSTATE_BV) |= 3;
+        if has_avx {
+            ptr::copy_nonoverlapping(state.upper.as_ptr(), fx.add(UPPER), UPPER_BYTES);
+            *fx.add(XSTATE_BV) |= AVX;
+        }
     }
 }
 
 /// # Safety
 /// As [`enter`].
-unsafe fn leave(gregs: &[i64; 23], fx: *const u8, state: &mut State) {
+unsafe fn leave(gregs: &[i64; 23], fx: *const u8, state: &mut State, has_avx: bool) {
     for (register, position) in state.gpr.iter_mut().zip(GREGS) {
         *register = gregs[position as usize] as u64;
     }
@@ -167,4 +191,10 @@ unsafe fn leave(gregs: &[i64; 23], fx: *const u8, state: &mut State) {
     };
     // SAFETY: the caller's promise.
     unsafe { ptr::copy_nonoverlapping(fx, state.fx.as_mut_ptr(), FX_BYTES) };
+    state.upper.fill(0);
+    // SAFETY: as above.
+    if has_avx && unsafe { *fx.add(XSTATE_BV) } & AVX != 0 {
+        // SAFETY: as above.
+        unsafe { ptr::copy_nonoverlapping(fx.add(UPPER), state.upper.as_mut_ptr(), UPPER_BYTES) };
+    }
 }

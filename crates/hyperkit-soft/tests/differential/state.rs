@@ -5,6 +5,9 @@ use std::fmt::Write;
 /// Bytes of an FXSAVE image that hold registers.
 pub const FX_BYTES: usize = 416;
 
+/// Bytes of the upper halves of the YMM registers.
+pub const UPPER_BYTES: usize = 256;
+
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -22,6 +25,8 @@ pub struct State {
     pub rflags: u64,
     /// In the layout of FXSAVE64.
     pub fx: [u8; FX_BYTES],
+    /// The upper halves of the YMM registers.
+    pub upper: [u8; UPPER_BYTES],
     pub outcome: Outcome,
 }
 
@@ -48,7 +53,14 @@ pub struct Undefined {
 
 impl State {
     pub const fn zero() -> State {
-        State { gpr: [0; 16], rip: 0, rflags: 2, fx: [0; FX_BYTES], outcome: Outcome::Done }
+        State {
+            gpr: [0; 16],
+            rip: 0,
+            rflags: 2,
+            fx: [0; FX_BYTES],
+            upper: [0; UPPER_BYTES],
+            outcome: Outcome::Done,
+        }
     }
 
     pub fn word(&self, at: usize) -> u16 {
@@ -74,6 +86,7 @@ impl State {
             && rflags
             && (self.rip, self.outcome) == (ours.rip, ours.outcome)
             && self.fx[160..] == ours.fx[160..]
+            && self.upper == ours.upper
     }
 
     /// The differences between what the host (`self`) and we left, one a line; empty if there is none that counts.
@@ -109,6 +122,8 @@ impl State {
         for n in 0..16 {
             let at = 160 + 16 * n..176 + 16 * n;
             line(&format!("xmm{n}"), hex(&self.fx[at.clone()]), hex(&ours.fx[at]));
+            let at = 16 * n..16 * n + 16;
+            line(&format!("above{n}"), hex(&self.upper[at.clone()]), hex(&ours.upper[at]));
         }
         text
     }

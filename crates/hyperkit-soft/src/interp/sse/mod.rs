@@ -25,7 +25,7 @@ mod scattered;
 #[cfg(target_arch = "x86_64")]
 mod state;
 #[cfg(target_arch = "x86_64")]
-mod strings;
+pub(in crate::interp) mod strings;
 
 use iced_x86::Instruction;
 

@@ -163,7 +163,12 @@ fn maskmovdqu(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
 
 impl Cpu {
     /// Stores the bytes whose mask has its top bit set; faults before the first is stored.
-    pub(super) fn store_masked(&mut self, linear: u64, bytes: &[u8], mask: &[u8]) -> Result<(), Trap> {
+    pub(in crate::interp) fn store_masked(
+        &mut self,
+        linear: u64,
+        bytes: &[u8],
+        mask: &[u8],
+    ) -> Result<(), Trap> {
         let chosen = |i: &usize| mask[*i] & 0x80 != 0;
         for i in (0..bytes.len()).filter(chosen) {
             self.probe_write(linear.wrapping_add(i as u64), 1)?;
