@@ -1,14 +1,25 @@
-//! Carries Ethernet frames: TAP devices in the network namespaces of others, and how they are set up.
+//! Carries Ethernet frames: TAP devices in the network namespaces of others, sockets of machines, and the switch
+//! between them.
 //!
 //! Everything here is about getting at frames; what they say is for others to know.
 #![deny(unsafe_code)]
 
+mod framing;
+mod greeting;
+mod hub;
 mod namespace;
 mod netlink;
 pub mod pass;
+mod port;
+mod switch;
 mod sys;
 mod tap;
 
+pub use framing::{FRAME_BYTES_MAX, Framing, TooLong, Unframer};
+pub use greeting::{Greeting, Progress, Terms};
+pub use hub::{Address, Hub, Protocol};
 pub use namespace::{Namespace, NamespaceError};
 pub use netlink::{Addressing, Netlink};
+pub use switch::{Mac, PortId, Switch, Verdict};
+pub use sys::linux::take_fd;
 pub use tap::{QUEUE_FRAMES, Tap, TapError, TapOptions, VNET_HEADER_BYTES};

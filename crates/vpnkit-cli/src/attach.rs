@@ -8,18 +8,43 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use ethlink::{Addressing, Namespace, Tap, TapOptions, pass};
-use vpnkit::{Link, Network, TapLink};
+use ethlink::{Address, Addressing, Hub, Namespace, Protocol, Tap, TapOptions, pass, take_fd};
+use vpnkit::{HubLink, Link, Network, TapLink};
 
 use crate::cli::Cli;
 use crate::failure::{self, Failure};
 
 /// Makes the link.
-pub fn attach(cli: &Cli, _network: &Network) -> Result<Arc<dyn Link>, Failure> {
-    if cli.tap.is_some() {
-        return Ok(Arc::new(TapLink::new(tap_of_helper()?)));
+pub fn attach(cli: &Cli, network: &Network) -> Result<Arc<dyn Link>, Failure> {
+    let sockets = cli.sockets();
+    let on_sockets = !sockets.is_empty() || !cli.fd.is_empty();
+    match (cli.tap.is_some(), on_sockets) {
+        (true, true) => Err(Failure::usage("a namespace and sockets of machines need a vpnkit each")),
+        (true, false) => Ok(Arc::new(TapLink::new(tap_of_helper()?))),
+        (false, true) => Ok(Arc::new(hub(cli, &sockets, network)?)),
+        (false, false) => Err(Failure::usage(
+            "nothing to attach to: give --netns and --tap, or a socket such as --listen-qemu unix:PATH",
+        )),
     }
-    Err(Failure::usage("nothing to attach to: give --netns and --tap"))
+}
+
+/// Binds the sockets and takes over descriptors.
+fn hub(cli: &Cli, sockets: &[(Protocol, Address)], network: &Network) -> Result<HubLink, Failure> {
+    let mut hub = Hub::new(network.gateway_mac.0, network.mtu).map_err(|error| Failure::of(&error))?;
+    for (protocol, address) in sockets {
+        let name = match address {
+            Address::Unix(path) => path.display().to_string(),
+            Address::Tcp(address) => address.to_string(),
+        };
+        hub.listen(*protocol, address)
+            .map_err(|error| Failure::usage(format!("the socket {name} cannot be bound: {error}")))?;
+    }
+    for number in &cli.fd {
+        take_fd(*number)
+            .and_then(|fd| hub.attach(fd))
+            .map_err(|error| Failure::usage(format!("descriptor {number} is no socket of ours: {error}")))?;
+    }
+    HubLink::new(hub).map_err(|error| Failure::of(&error))
 }
 
 /// Lets a process of its own make the device.

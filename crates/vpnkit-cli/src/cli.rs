@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use clap::Parser;
+use ethlink::{Address, Protocol};
 use vpnkit::{Config, Forward, Network, Resolvers};
 
 use crate::failure::Failure;
@@ -22,6 +23,24 @@ pub struct Cli {
     /// Give the device its address and default route, and bring it up
     #[arg(long, requires = "tap")]
     pub config_net: bool,
+    /// Unix socket for HyperKit and other clients of VPNKit's Ethernet protocol
+    #[arg(long, value_name = "PATH")]
+    pub ethernet: Vec<PathBuf>,
+    /// Socket for QEMU's `-netdev stream`: unix:PATH or tcp:ADDRESS:PORT
+    #[arg(long, value_name = "SOCKET", value_parser = socket)]
+    pub listen_qemu: Vec<Address>,
+    /// Socket for gvproxy's clients, which send POST /connect
+    #[arg(long, value_name = "SOCKET", value_parser = socket)]
+    pub listen: Vec<Address>,
+    /// Unix socket of sequenced packets, for user-mode Linux
+    #[arg(long, value_name = "PATH")]
+    pub listen_bess: Vec<PathBuf>,
+    /// Unix socket of datagrams, for vfkit and QEMU's `-netdev dgram`; one machine each
+    #[arg(long, value_name = "PATH")]
+    pub listen_vfkit: Vec<PathBuf>,
+    /// Connected socket that the command was started with: a stream with QEMU's framing, or packets
+    #[arg(long, value_name = "NUMBER")]
+    pub fd: Vec<i32>,
     /// Largest IP packet, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1500)]
     pub mtu: u16,
@@ -60,6 +79,19 @@ pub struct Cli {
     pub make_tap: bool,
 }
 
+/// `unix:PATH`, `unix://PATH`, `tcp:ADDRESS:PORT`, or a path.
+fn socket(text: &str) -> Result<Address, String> {
+    let strip = |scheme: &str| {
+        let rest = text.strip_prefix(scheme)?;
+        Some(rest.strip_prefix("//").unwrap_or(rest))
+    };
+    if let Some(address) = strip("tcp:") {
+        return address.parse().map(Address::Tcp).map_err(|_| format!("`{address}` is no ADDRESS:PORT"));
+    }
+    let path = strip("unix:").unwrap_or(text);
+    if path.is_empty() { Err("a socket needs a path".into()) } else { Ok(Address::Unix(path.into())) }
+}
+
 fn resolver(text: &str) -> Result<SocketAddr, String> {
     let whole = text.parse::<SocketAddr>();
     whole
@@ -76,7 +108,7 @@ impl Cli {
             guest: self.guest_ip,
             prefix: self.prefix,
             mtu: self.mtu,
-            offload: true,
+            offload: self.tap.is_some(),
             domain: self.domain.clone(),
             search: self.search.clone(),
             ..Network::default()
@@ -84,6 +116,24 @@ impl Cli {
         network.validate().map_err(|error| Failure::usage(error.to_string()))?;
         let dns = if self.dns.is_empty() { Resolvers::default() } else { Resolvers::Fixed(self.dns.clone()) };
         Ok(Config { network, dns, hosts: Some(self.hosts.clone()), forwards: self.forwards() })
+    }
+
+    /// The sockets that machines connect to.
+    pub fn sockets(&self) -> Vec<(Protocol, Address)> {
+        let paths = |protocol, paths: &[PathBuf]| -> Vec<_> {
+            paths.iter().map(|path| (protocol, Address::Unix(path.clone()))).collect()
+        };
+        let any = |protocol, addresses: &[Address]| -> Vec<_> {
+            addresses.iter().map(|address| (protocol, address.clone())).collect()
+        };
+        [
+            paths(Protocol::Vmnet, &self.ethernet),
+            any(Protocol::Qemu, &self.listen_qemu),
+            any(Protocol::Connect, &self.listen),
+            paths(Protocol::Bess, &self.listen_bess),
+            paths(Protocol::Datagram, &self.listen_vfkit),
+        ]
+        .concat()
     }
 
     fn forwards(&self) -> Vec<Forward> {

@@ -24,7 +24,7 @@ mod waker;
 
 pub use config::{Config, Forward, ForwardError, Protocol, Resolvers, StartError};
 pub use engine::{Engine, Stopper};
-pub use link::{Link, MemoryLink, Received, TapLink};
+pub use link::{HubLink, Link, MemoryLink, Received, TapLink};
 pub use vpnkit_stack::{
     Config as Network, ConfigError, Counters, Flows, Gso, Limits, Offload, PartialChecksum, TcpSnapshot,
     UdpSnapshot, VIRTIO_HEADER_BYTES,

@@ -46,6 +46,23 @@ pub fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Takes over a descriptor that this process was started with, by its number.
+///
+/// # Errors
+/// When it is not open, or one of the first three.
+pub fn take_fd(number: i32) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: F_GETFD only asks; any number will do.
+    check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: a new descriptor is made for the same file: it belongs to nobody else, whoever has `number`.
+    let raw = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    check(raw)?;
+    // SAFETY: `raw` was just made.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

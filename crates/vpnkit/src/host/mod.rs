@@ -130,6 +130,7 @@ impl Host {
             } else {
                 self.stack.transmit(now, &mut ToLink(&*self.link));
             }
+            self.link.flush();
             if cfg!(debug_assertions) {
                 self.check();
             }
@@ -206,6 +207,7 @@ impl Host {
         }
         if self.stack.holds_back() {
             self.stack.transmit(self.now(), &mut ToLink(&*self.link));
+            self.link.flush();
         }
         let began = std::time::Instant::now();
         let timeout = if self.waker.may_sleep() { self.timeout() } else { Some(Duration::ZERO) };

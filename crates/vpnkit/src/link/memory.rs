@@ -134,6 +134,8 @@ impl Link for MemoryLink {
         receiver(offload, &joined)
     }
 
+    fn flush(&self) {}
+
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

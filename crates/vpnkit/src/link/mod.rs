@@ -1,5 +1,6 @@
 //! How frames come from a guest and go to it.
 
+mod hub;
 mod memory;
 mod tap;
 
@@ -10,6 +11,7 @@ use vpnkit_stack::Offload;
 
 use crate::waker::Waker;
 
+pub use hub::HubLink;
 pub use memory::MemoryLink;
 pub use tap::TapLink;
 
@@ -35,6 +37,9 @@ pub trait Link: Send + Sync {
     /// Sends the frame that `parts` make together; returns false when there is no room for it now. The link then
     /// wakes the engine, or its [`Link::fd`] becomes writable, when there may be room.
     fn send(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool;
+
+    /// Everything for now is sent: what was gathered goes out.
+    fn flush(&self);
 
     /// A descriptor that becomes readable when there are frames.
     fn fd(&self) -> Option<BorrowedFd<'_>>;

@@ -80,6 +80,8 @@ impl Link for TapLink {
         !matches!(rustix::io::writev(&self.tap, &all[..=count]), Err(Errno::AGAIN))
     }
 
+    fn flush(&self) {}
+
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.tap.as_fd())
     }

@@ -1,0 +1,353 @@
+//! Many machines on many sockets, joined by a switch, with one more station: the engine.
+//!
+//! Machines come and go as they like; each connection is a port of its own. What waits for a slow one is bounded, and
+//! nobody else waits for it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::framing::Framing;
+use crate::greeting::{Greeting, Terms};
+use crate::port::{Left, Port, SCRATCH_BYTES};
+use crate::switch::{Mac, PortId, Switch, Verdict};
+
+/// Machines at once.
+const PORTS_MAX: usize = 256;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 64;
+/// Events taken in one round.
+const EVENTS_MAX: usize = 64;
+/// Bytes that the kernel may keep for a packet socket: datagrams have no other queue.
+const SOCKET_BYTES: usize = 4 << 20;
+/// Where the numbers of listening sockets begin.
+const LISTENERS_AT: u64 = 1 << 32;
+
+/// What machines connect with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// QEMU's `-netdev stream`, passt, socket_vmnet: each frame has its length before it, 4 bytes, big-endian.
+    Qemu,
+    /// VPNKit's vmnet 22: HyperKit, `vpnkit-tap-vsockd`.
+    Vmnet,
+    /// gvproxy's: an HTTP request `POST /connect`, then frames with a length of 2 bytes, little-endian.
+    Connect,
+    /// `SOCK_SEQPACKET`, a frame a packet: user-mode Linux, bess.
+    Bess,
+    /// `SOCK_DGRAM`, a frame a datagram: vfkit, libkrun, QEMU's `-netdev dgram`.
+    Datagram,
+}
+
+/// Where machines connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A TCP port; only for streams.
+    Tcp(SocketAddr),
+}
+
+#[derive(Debug)]
+struct Listener {
+    fd: OwnedFd,
+    protocol: Protocol,
+    /// Removed with the listener.
+    path: Option<PathBuf>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // It may be gone already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    port: Port,
+    /// Whether it waits for the socket to have room.
+    blocked: bool,
+    /// Whether frames were queued since the last flush.
+    dirty: bool,
+}
+
+/// The hub.
+#[derive(Debug)]
+pub struct Hub {
+    epoll: OwnedFd,
+    listeners: Vec<Listener>,
+    slots: Vec<Option<Slot>>,
+    switch: Switch,
+    terms: Terms,
+    dropped: u64,
+    scratch: Vec<u8>,
+}
+
+impl Hub {
+    /// A hub without machines on which the engine has the address `engine`.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn new(engine: Mac, mtu: u16) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let terms = Terms { mtu, serial: 0 };
+        let (switch, scratch) = (Switch::new(engine), vec![0; SCRATCH_BYTES]);
+        Ok(Self { epoll, listeners: Vec::new(), slots: Vec::new(), switch, terms, dropped: 0, scratch })
+    }
+
+    /// Lets machines connect. A Unix socket that nobody listens to any more is replaced.
+    ///
+    /// # Errors
+    /// When the address is in use or not ours to bind.
+    pub fn listen(&mut self, protocol: Protocol, address: &Address) -> io::Result<()> {
+        let kind = match protocol {
+            Protocol::Qemu | Protocol::Vmnet | Protocol::Connect => SocketType::STREAM,
+            Protocol::Bess => SocketType::SEQPACKET,
+            Protocol::Datagram => SocketType::DGRAM,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (fd, path) = match address {
+            Address::Unix(path) => {
+                remove_stale(path, kind);
+                let fd = net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+                net::bind(&fd, &SocketAddrUnix::new(path)?)?;
+                (fd, Some(path.clone()))
+            }
+            Address::Tcp(_) if kind != SocketType::STREAM => {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "packets go over Unix sockets only"));
+            }
+            Address::Tcp(address) => {
+                let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let fd = net::socket_with(family, kind, flags, None)?;
+                net::sockopt::set_socket_reuseaddr(&fd, true)?;
+                net::bind(&fd, address)?;
+                (fd, None)
+            }
+        };
+        let listener = Listener { fd, protocol, path };
+        if kind == SocketType::DGRAM {
+            let fd = listener.fd.try_clone()?;
+            // The path lives as long as the hub.
+            self.listeners.push(listener);
+            let port = Port::packets(fd, false, self.next_terms());
+            return self.add(port);
+        }
+        net::listen(&listener.fd, BACKLOG)?;
+        let number = LISTENERS_AT + self.listeners.len() as u64;
+        epoll::add(&self.epoll, &listener.fd, EventData::new_u64(number), EventFlags::IN)?;
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    /// Attaches a machine at the other end of a connected socket: a stream with QEMU's framing, or one of packets.
+    ///
+    /// # Errors
+    /// When it is no socket, or there are too many machines.
+    pub fn attach(&mut self, fd: OwnedFd) -> io::Result<()> {
+        let kind = net::sockopt::socket_type(&fd)?;
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let terms = self.next_terms();
+        let port = if kind == SocketType::STREAM {
+            Port::stream(fd, Framing::Be32, Greeting::Done, terms)
+        } else {
+            Port::packets(fd, true, terms)
+        };
+        self.add(port)
+    }
+
+    fn next_terms(&mut self) -> Terms {
+        self.terms.serial += 1;
+        self.terms
+    }
+
+    fn add(&mut self, port: Port) -> io::Result<()> {
+        // Sockets have small queues by default; a refusal leaves those.
+        let _ = net::sockopt::set_socket_send_buffer_size(&port, SOCKET_BYTES);
+        let _ = net::sockopt::set_socket_recv_buffer_size(&port, SOCKET_BYTES);
+        let id = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        if id >= PORTS_MAX {
+            return Err(io::Error::other(format!("more than {PORTS_MAX} machines")));
+        }
+        epoll::add(&self.epoll, &port, EventData::new_u64(id as u64), EventFlags::IN)?;
+        let slot = Slot { port, blocked: false, dirty: false };
+        if id == self.slots.len() {
+            self.slots.push(Some(slot));
+        } else {
+            self.slots[id] = Some(slot);
+        }
+        Ok(())
+    }
+
+    /// Machines attached now.
+    pub fn ports(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    /// Frames that were dropped because too many waited for a machine.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Acts on everything that machines did, hands frames for the engine to `take`, and passes those between machines
+    /// on. Returns whether there may be more.
+    pub fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> bool {
+        let mut buffer = [const { MaybeUninit::<Event>::uninit() }; EVENTS_MAX];
+        let events: Vec<(u64, EventFlags)> =
+            match epoll::wait(&self.epoll, &mut buffer[..], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+                Ok((events, _)) => events.iter().map(|event| (event.data.u64(), event.flags)).collect(),
+                Err(_) => return false,
+            };
+        for (number, flags) in &events {
+            if let Some(index) = number.checked_sub(LISTENERS_AT) {
+                self.accept(index as usize);
+                continue;
+            }
+            let id = *number as PortId;
+            if flags.intersects(EventFlags::OUT) {
+                self.flush_port(id);
+            }
+            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+                self.receive_port(id, take);
+            }
+        }
+        !events.is_empty()
+    }
+
+    fn accept(&mut self, index: usize) {
+        let Some(listener) = self.listeners.get(index) else { return };
+        let protocol = listener.protocol;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        // A client that is gone already, or has no place, is closed: it can try again.
+        let Ok(fd) = net::accept_with(&listener.fd, flags) else { return };
+        let _ = net::sockopt::set_tcp_nodelay(&fd, true);
+        let terms = self.next_terms();
+        let port = match protocol {
+            Protocol::Qemu => Port::stream(fd, Framing::Be32, Greeting::Done, terms),
+            Protocol::Vmnet => Port::stream(fd, Framing::Le16, Greeting::Hello, terms),
+            Protocol::Connect => Port::stream(fd, Framing::Le16, Greeting::Request, terms),
+            Protocol::Bess | Protocol::Datagram => Port::packets(fd, true, terms),
+        };
+        let _ = self.add(port);
+    }
+
+    fn receive_port(&mut self, id: PortId, take: &mut dyn FnMut(&[u8])) {
+        // The port is taken out of its slot, so that its frames can go to the others.
+        let Some(mut slot) = self.slots.get_mut(id).and_then(Option::take) else { return };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let left = slot.port.receive(&mut scratch, &mut |frame| match self.switch.of_port(id, frame) {
+            Verdict::Engine => take(frame),
+            Verdict::Port(other) => self.dropped += u64::from(!send_to(&mut self.slots, other, &[frame])),
+            Verdict::Others => self.dropped += send_to_all(&mut self.slots, &[frame]),
+            Verdict::Everybody => {
+                self.dropped += send_to_all(&mut self.slots, &[frame]);
+                take(frame);
+            }
+            Verdict::Nowhere => {}
+        });
+        self.scratch = scratch;
+        slot.dirty = true;
+        self.slots[id] = Some(slot);
+        if left == Left::Closed {
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: PortId) {
+        if let Some(slot) = self.slots.get_mut(id).and_then(Option::take) {
+            // It is closed with the slot, but a datagram socket has a second descriptor.
+            let _ = epoll::delete(&self.epoll, &slot.port);
+            self.switch.forget(id);
+        }
+    }
+
+    /// Takes a frame of the engine; returns false when its only machine has no room for it now. With several machines
+    /// it is dropped instead, as nobody is to wait for another.
+    pub fn send(&mut self, parts: &[&[u8]]) -> bool {
+        let head = parts.first().copied().unwrap_or(&[]);
+        let alone = self.ports() == 1;
+        match self.switch.of_engine(head) {
+            Verdict::Port(id) => {
+                let full = |slot: &Slot| !slot.port.has_room();
+                if alone && self.slots.get(id).is_some_and(|slot| slot.as_ref().is_some_and(full)) {
+                    self.flush_port(id);
+                    if self.slots.get(id).is_some_and(|slot| slot.as_ref().is_some_and(full)) {
+                        return false;
+                    }
+                }
+                self.dropped += u64::from(!send_to(&mut self.slots, id, parts));
+            }
+            _ => self.dropped += send_to_all(&mut self.slots, parts),
+        }
+        true
+    }
+
+    /// Sends what was queued.
+    pub fn flush(&mut self) {
+        for id in 0..self.slots.len() {
+            if self.slots[id].as_ref().is_some_and(|slot| slot.dirty && !slot.blocked) {
+                self.flush_port(id);
+            }
+        }
+    }
+
+    fn flush_port(&mut self, id: PortId) {
+        let Some(Some(slot)) = self.slots.get_mut(id) else { return };
+        slot.dirty = false;
+        let blocked = match slot.port.flush() {
+            Ok(all) => !all,
+            Err(_) => return self.remove(id),
+        };
+        if blocked != slot.blocked {
+            slot.blocked = blocked;
+            let events = if blocked { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            // It can only fail for a descriptor that is not in the set.
+            let _ = epoll::modify(&self.epoll, &slot.port, EventData::new_u64(id as u64), events);
+        }
+    }
+}
+
+fn send_to(slots: &mut [Option<Slot>], id: PortId, parts: &[&[u8]]) -> bool {
+    let Some(Some(slot)) = slots.get_mut(id) else { return false };
+    slot.dirty = true;
+    slot.port.send(parts)
+}
+
+/// Sends a frame to all that are there; returns how many had no room.
+fn send_to_all(slots: &mut [Option<Slot>], parts: &[&[u8]]) -> u64 {
+    let mut dropped = 0;
+    for id in 0..slots.len() {
+        if slots[id].is_some() {
+            dropped += u64::from(!send_to(slots, id, parts));
+        }
+    }
+    dropped
+}
+
+/// Removes a socket that nobody listens to.
+fn remove_stale(path: &Path, kind: SocketType) {
+    let Ok(address) = SocketAddrUnix::new(path) else { return };
+    let Ok(probe) = net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None) else { return };
+    if net::connect(&probe, &address) == Err(Errno::CONNREFUSED) {
+        // If it fails, so does the bind.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+impl AsFd for Hub {
+    /// Readable when there is something to do.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests;

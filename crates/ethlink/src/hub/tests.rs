@@ -1,0 +1,174 @@
+//! Machines of every kind on one hub.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const ENGINE: Mac = [2, 0, 0, 0, 0, 0xfe];
+
+fn frame(to: u8, from: u8, text: &[u8]) -> Vec<u8> {
+    [&[2, 0, 0, 0, 0, to][..], &[2, 0, 0, 0, 0, from], &[0x88, 0xb5], text].concat()
+}
+
+fn hub() -> (tempdir::Folder, Hub) {
+    (tempdir::Folder::new(), Hub::new(ENGINE, 1500).unwrap())
+}
+
+/// Folders that go with the test.
+mod tempdir {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    pub struct Folder(pub std::path::PathBuf);
+
+    impl Folder {
+        pub fn new() -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let name = format!("ethlink-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Lets the hub work until `count` frames came for the engine.
+fn collect(hub: &mut Hub, count: usize) -> Vec<Vec<u8>> {
+    let (mut frames, began) = (Vec::new(), Instant::now());
+    while frames.len() < count && began.elapsed() < Duration::from_secs(10) {
+        hub.receive(&mut |frame| frames.push(frame.to_vec()));
+        hub.flush();
+    }
+    frames
+}
+
+fn settle(hub: &mut Hub) {
+    while hub.receive(&mut |_| {}) {
+        hub.flush();
+    }
+}
+
+fn qemu(path: &Path, frame: &[u8]) -> UnixStream {
+    let mut stream = UnixStream::connect(path).unwrap();
+    let mut bytes = Vec::new();
+    Framing::Be32.put(&mut bytes, &[frame]);
+    stream.write_all(&bytes).unwrap();
+    stream
+}
+
+fn read_frame(stream: &mut UnixStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut frame).unwrap();
+    frame
+}
+
+#[test]
+fn machines_of_mixed_kinds_reach_the_engine_and_one_another() {
+    let (folder, mut hub) = hub();
+    let (stream, datagram) = (folder.0.join("stream"), folder.0.join("datagram"));
+    hub.listen(Protocol::Qemu, &Address::Unix(stream.clone())).unwrap();
+    hub.listen(Protocol::Datagram, &Address::Unix(datagram.clone())).unwrap();
+
+    let mut first = qemu(&stream, &frame(0xfe, 1, b"of a stream"));
+    assert_eq!(collect(&mut hub, 1), [frame(0xfe, 1, b"of a stream")]);
+
+    let second = UnixDatagram::bind(folder.0.join("client")).unwrap();
+    second.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    second.send_to(b"VFKT", &datagram).unwrap();
+    second.send_to(&frame(0xfe, 2, b"of a datagram"), &datagram).unwrap();
+    assert_eq!(collect(&mut hub, 1), [frame(0xfe, 2, b"of a datagram")]);
+
+    second.send_to(&frame(1, 2, b"across"), &datagram).unwrap();
+    collect(&mut hub, 0);
+    settle(&mut hub);
+    assert_eq!(read_frame(&mut first), frame(1, 2, b"across"));
+
+    assert!(hub.send(&[&frame(2, 0xfe, b""), b"in ", b"parts"]));
+    let mut buffer = [0; 100];
+    let count = second.recv(&mut buffer).unwrap();
+    assert_eq!(buffer[..count], frame(2, 0xfe, b"in parts"));
+}
+
+#[test]
+fn a_machine_that_comes_back_has_its_address_again() {
+    let (folder, mut hub) = hub();
+    let path = folder.0.join("stream");
+    hub.listen(Protocol::Qemu, &Address::Unix(path.clone())).unwrap();
+    for round in 0..5u8 {
+        let stream = qemu(&path, &frame(0xfe, 1, &[round]));
+        assert_eq!(collect(&mut hub, 1), [frame(0xfe, 1, &[round])]);
+        drop(stream);
+        settle(&mut hub);
+        assert_eq!(hub.ports(), 0);
+    }
+}
+
+#[test]
+fn a_machine_that_reads_nothing_stalls_nobody() {
+    let (folder, mut hub) = hub();
+    let path = folder.0.join("stream");
+    hub.listen(Protocol::Qemu, &Address::Unix(path.clone())).unwrap();
+    let _slow = qemu(&path, &frame(0xfe, 1, b""));
+    collect(&mut hub, 1);
+    let mut quick = qemu(&path, &frame(0xfe, 2, b""));
+    collect(&mut hub, 1);
+    let large = frame(1, 0xfe, &[7; 60_000]);
+    for _ in 0..2000 {
+        assert!(hub.send(&[&large]), "the engine would wait");
+        hub.flush();
+    }
+    assert!(hub.dropped() > 0, "120 MB fit somewhere");
+    assert!(hub.send(&[&frame(2, 0xfe, b"at once")]));
+    hub.flush();
+    assert_eq!(read_frame(&mut quick), frame(2, 0xfe, b"at once"));
+}
+
+#[test]
+fn a_machine_alone_that_reads_nothing_is_waited_for() {
+    let (folder, mut hub) = hub();
+    let path = folder.0.join("stream");
+    hub.listen(Protocol::Qemu, &Address::Unix(path.clone())).unwrap();
+    let mut slow = qemu(&path, &frame(0xfe, 1, b""));
+    collect(&mut hub, 1);
+    let large = frame(1, 0xfe, &[7; 60_000]);
+    let sent = (0..2000).take_while(|_| hub.send(&[&large])).count();
+    assert!(sent < 2000 && hub.dropped() == 0, "{sent} sent, {} dropped", hub.dropped());
+    for _ in 0..sent {
+        assert_eq!(read_frame(&mut slow), large);
+        settle(&mut hub);
+    }
+    assert!(hub.send(&[&large]));
+}
+
+#[test]
+fn nonsense_ends_the_connection() {
+    let (folder, mut hub) = hub();
+    let path = folder.0.join("stream");
+    hub.listen(Protocol::Qemu, &Address::Unix(path.clone())).unwrap();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(&[0xff; 100]).unwrap();
+    settle(&mut hub);
+    assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0);
+    assert_eq!(hub.ports(), 0);
+}
+
+#[test]
+fn a_socket_that_somebody_listens_to_is_not_replaced() {
+    let (folder, mut hub) = hub();
+    let path = folder.0.join("stream");
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert!(hub.listen(Protocol::Qemu, &Address::Unix(path.clone())).is_err());
+    drop(other);
+    hub.listen(Protocol::Qemu, &Address::Unix(path)).unwrap();
+}

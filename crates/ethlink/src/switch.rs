@@ -1,0 +1,139 @@
+//! A learning switch: which port a frame goes to. Spec: IEEE 802.1D-2004 §7.7, §7.8.
+//!
+//! An address belongs to the port that used it first, as long as that is attached: nobody takes over another's
+//! address, nor the engine's.
+
+use std::collections::HashMap;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+/// A port, numbered by its owner.
+pub type PortId = usize;
+
+/// Addresses that one port may have.
+const PORT_ADDRESSES_MAX: usize = 64;
+/// Bytes of the addresses and the type before the data.
+const HEADER_BYTES: usize = 14;
+
+/// Where a frame goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the engine.
+    Engine,
+    /// To a machine.
+    Port(PortId),
+    /// To the engine and every other machine.
+    Everybody,
+    /// To every other machine: nobody knows where the address is.
+    Others,
+    /// Nowhere: it is too short, or its sender uses an address that is not its own.
+    Nowhere,
+}
+
+/// The switch.
+#[derive(Debug)]
+pub struct Switch {
+    engine: Mac,
+    owners: HashMap<Mac, PortId>,
+}
+
+impl Switch {
+    /// A switch on which the engine has an address.
+    pub fn new(engine: Mac) -> Self {
+        Self { engine, owners: HashMap::new() }
+    }
+
+    /// Learns from a frame of `port` and says where it goes.
+    pub fn of_port(&mut self, port: PortId, frame: &[u8]) -> Verdict {
+        let (Some(to), Some(from)) = (mac_at(frame, 0), mac_at(frame, 6)) else { return Verdict::Nowhere };
+        if frame.len() < HEADER_BYTES || !self.may_use(port, from) {
+            return Verdict::Nowhere;
+        }
+        if to == self.engine {
+            Verdict::Engine
+        } else if to[0] & 1 == 1 {
+            Verdict::Everybody
+        } else {
+            match self.owners.get(&to) {
+                Some(owner) if *owner == port => Verdict::Nowhere,
+                Some(owner) => Verdict::Port(*owner),
+                None => Verdict::Others,
+            }
+        }
+    }
+
+    /// Says where a frame of the engine goes: [`Verdict::Port`] or [`Verdict::Others`].
+    pub fn of_engine(&self, frame: &[u8]) -> Verdict {
+        let owner = mac_at(frame, 0).and_then(|to| self.owners.get(&to));
+        owner.map_or(Verdict::Others, |owner| Verdict::Port(*owner))
+    }
+
+    fn may_use(&mut self, port: PortId, from: Mac) -> bool {
+        if from[0] & 1 == 1 || from == self.engine || from == [0; 6] {
+            return false;
+        }
+        if let Some(owner) = self.owners.get(&from) {
+            return *owner == port;
+        }
+        if self.owners.values().filter(|owner| **owner == port).count() >= PORT_ADDRESSES_MAX {
+            return false;
+        }
+        self.owners.insert(from, port);
+        true
+    }
+
+    /// Forgets a port's addresses: it is gone.
+    pub fn forget(&mut self, port: PortId) {
+        self.owners.retain(|_, owner| *owner != port);
+    }
+}
+
+fn mac_at(frame: &[u8], at: usize) -> Option<Mac> {
+    frame.get(at..at + 6)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENGINE: Mac = [2, 0, 0, 0, 0, 0xfe];
+    const A: Mac = [2, 0, 0, 0, 0, 1];
+    const B: Mac = [2, 0, 0, 0, 0, 2];
+
+    fn frame(to: Mac, from: Mac) -> Vec<u8> {
+        [&to[..], &from, &[8, 0]].concat()
+    }
+
+    #[test]
+    fn frames_go_where_their_address_was_seen() {
+        let mut switch = Switch::new(ENGINE);
+        assert_eq!(switch.of_port(1, &frame(B, A)), Verdict::Others);
+        assert_eq!(switch.of_port(2, &frame(A, B)), Verdict::Port(1));
+        assert_eq!(switch.of_port(1, &frame(B, A)), Verdict::Port(2));
+        assert_eq!(switch.of_port(1, &frame(ENGINE, A)), Verdict::Engine);
+        assert_eq!(switch.of_port(1, &frame([0xff; 6], A)), Verdict::Everybody);
+        assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Port(2));
+        switch.forget(2);
+        assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Others);
+    }
+
+    #[test]
+    fn nobody_uses_an_address_of_another() {
+        let mut switch = Switch::new(ENGINE);
+        switch.of_port(1, &frame(ENGINE, A));
+        for from in [A, ENGINE, [0xff; 6], [0; 6]] {
+            assert_eq!(switch.of_port(2, &frame(ENGINE, from)), Verdict::Nowhere, "{from:?}");
+        }
+        assert_eq!(switch.of_port(2, &[1, 2, 3]), Verdict::Nowhere);
+    }
+
+    #[test]
+    fn one_port_cannot_fill_the_table() {
+        let mut switch = Switch::new(ENGINE);
+        for number in 0..1000u16 {
+            let [high, low] = number.to_be_bytes();
+            switch.of_port(1, &frame(ENGINE, [2, 1, 0, 0, high, low]));
+        }
+        assert_eq!(switch.owners.len(), PORT_ADDRESSES_MAX);
+    }
+}
