@@ -74,7 +74,7 @@ impl Unframer {
     ///
     /// # Errors
     /// When a length is impossible.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, TooLong> {
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>, TooLong> {
         let header = self.framing.header_bytes();
         let waiting = &self.buffer[self.start..self.end];
         let bytes = match (self.framing, waiting) {
@@ -125,7 +125,7 @@ mod tests {
                 for piece in [&stream[..cut], &stream[cut..]] {
                     unframer.room()[..piece.len()].copy_from_slice(piece);
                     unframer.filled(piece.len());
-                    while let Some(frame) = unframer.next().unwrap() {
+                    while let Some(frame) = unframer.next_frame().unwrap() {
                         frames.push(frame.to_vec());
                     }
                 }
@@ -139,7 +139,7 @@ mod tests {
         let mut unframer = Unframer::new(Framing::Be32);
         unframer.room()[..4].copy_from_slice(&70_000u32.to_be_bytes());
         unframer.filled(4);
-        assert_eq!(unframer.next(), Err(TooLong(70_000)));
+        assert_eq!(unframer.next_frame(), Err(TooLong(70_000)));
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
         let mut unframer = Unframer::new(Framing::Be32);
         unframer.room()[..4].copy_from_slice(&(FRAME_BYTES_MAX as u32).to_be_bytes());
         unframer.filled(4);
-        assert_eq!(unframer.next(), Ok(None));
+        assert_eq!(unframer.next_frame(), Ok(None));
         assert!(unframer.room().len() >= FRAME_BYTES_MAX);
     }
 }

@@ -103,7 +103,7 @@ impl Port {
             Progress::Wait => {}
             Progress::Refused => *last = true,
             Progress::Ready => loop {
-                match input.next() {
+                match input.next_frame() {
                     // Frames of no bytes are what some clients send to see whether we are there.
                     Ok(Some([])) => {}
                     Ok(Some(frame)) => take(frame),
