@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask test|bench|fuzz|tidy|ci`.
+//! The project's tasks: `cargo xtask test|soak|bench|fuzz|tidy|ci`.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
 
   test              every test, with what they need installed first
+  soak [TEST]       the long form of the tests that run Debian's own tests in a guest; takes hours on an interpreter
   bench boot        boot to power-off beside QEMU's TCG
   bench cpu         loops in a guest, beside QEMU's TCG and native
   bench guest       programs of Debian in a guest, beside QEMU's TCG and native
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["test", rest @ ..] => test::test(rest),
+        ["soak"] => test::soak("processor::"),
+        ["soak", name] => test::soak(name),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "cpu", rest @ ..] => bench::cpu(rest),
         ["bench", "guest", rest @ ..] => bench::guest(rest),

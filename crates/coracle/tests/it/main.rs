@@ -5,6 +5,7 @@
 mod bad_input;
 mod failures;
 mod network;
+mod processor;
 mod shares;
 mod streams;
 #[cfg(test)] // says to clippy that its functions belong to tests, where `unwrap` is allowed
