@@ -33,7 +33,7 @@ pub struct Branch {
 #[expect(clippy::missing_errors_doc, reason = "all fail with Error, whose variants say when")]
 impl Branch {
     pub(crate) fn new(session: Arc<Session>, name: &str) -> Result<Self, Error> {
-        let root = path::below("branch", path::name(name)?)?;
+        let root = path::below("branch", path::name(&escape(name))?)?;
         Ok(Self { session, name: name.to_owned(), root })
     }
 
@@ -105,6 +105,13 @@ impl Branch {
         Transaction::begin(Arc::clone(&self.session), &self.root, path::name(name)?)
     }
 
+    /// Begins, or takes up again, a transaction that survives its connection: for `seconds` after the last one that used
+    /// it. It is not given up when dropped.
+    pub fn leased(&self, name: &str, seconds: u64) -> Result<Transaction, Error> {
+        self.create()?;
+        Transaction::lease(Arc::clone(&self.session), &self.root, path::name(name)?, seconds)
+    }
+
     /// Begins a transaction, has `change` make its changes and commits it; all again while others' changes conflict.
     ///
     /// At most [`Retries::default`] times; [`Branch::update_with`] takes another limit. Returns the commit.
@@ -168,6 +175,16 @@ impl Branch {
         self.create()?;
         Watch::open(&self.session, format!("{}/reflog", self.root), parse_head)
     }
+}
+
+/// A branch's name as a file's: `/` and `%` are escaped as in URLs.
+fn escape(name: &str) -> String {
+    name.replace('%', "%25").replace('/', "%2F")
+}
+
+/// The opposite of [`escape`].
+pub fn unescape(name: &str) -> String {
+    name.replace("%2F", "/").replace("%2f", "/").replace("%25", "%")
 }
 
 fn parse_head(line: &str) -> Result<Option<CommitId>, Error> {

@@ -11,7 +11,7 @@ use p9p::message::{Dialect, Fid};
 use p9p::net::{Address, Socket};
 use p9p::stat::SetAttributes;
 
-use crate::branch::Branch;
+use crate::branch::{self, Branch};
 use crate::error::Error;
 use crate::id::CommitId;
 use crate::path;
@@ -77,7 +77,7 @@ impl DataKit {
     /// # Errors
     /// When the connection fails.
     pub fn branches(&self) -> Result<Vec<String>, Error> {
-        Ok(self.session.list("branch")?.into_iter().map(|entry| entry.name).collect())
+        Ok(self.session.list("branch")?.into_iter().map(|entry| branch::unescape(&entry.name)).collect())
     }
 
     /// A commit, its tree and where it came from.

@@ -9,13 +9,14 @@ use crate::path;
 use crate::session::Session;
 use crate::tree::Tree;
 
-/// A transaction on a branch, closed when dropped unless it was committed or kept.
+/// A transaction on a branch, closed when dropped unless it was committed or is leased.
 #[derive(Debug)]
 pub struct Transaction {
     session: Arc<Session>,
     root: String,
     branch_root: String,
     is_open: bool,
+    is_leased: bool,
 }
 
 #[expect(clippy::missing_errors_doc, reason = "all fail with Error, whose variants say when")]
@@ -23,7 +24,22 @@ impl Transaction {
     pub(crate) fn begin(session: Arc<Session>, branch_root: &str, name: &str) -> Result<Self, Error> {
         let root = format!("{branch_root}/transactions/{name}");
         session.mkdir(&root)?;
-        Ok(Self { session, root, branch_root: branch_root.to_owned(), is_open: true })
+        Ok(Self { session, root, branch_root: branch_root.to_owned(), is_open: true, is_leased: false })
+    }
+
+    pub(crate) fn lease(
+        session: Arc<Session>,
+        branch_root: &str,
+        name: &str,
+        seconds: u64,
+    ) -> Result<Self, Error> {
+        let root = format!("{branch_root}/leases/{name}");
+        match session.walk(&root) {
+            Ok(fid) => session.forget(fid),
+            Err(Error::NotFound { .. }) => session.mkdir(&format!("{root}?ttl={seconds}"))?,
+            Err(error) => return Err(error),
+        }
+        Ok(Self { session, root, branch_root: branch_root.to_owned(), is_open: true, is_leased: true })
     }
 
     fn file(&self, path: &str) -> Result<String, Error> {
@@ -177,7 +193,7 @@ impl Transaction {
             return Error::Refused { path, reason };
         }
         if paths.is_empty() {
-            paths = said.lines().skip(1).map(str::to_owned).collect();
+            paths = parse_conflicts(&said);
         }
         Error::Conflict { paths }
     }
@@ -189,9 +205,17 @@ impl Transaction {
     }
 }
 
+/// The paths of `Merge conflict: a (why), b (why)`. Names with a comma and a space in them come out wrong: the list is
+/// for people, as [`Transaction::conflicts`] is for programs.
+fn parse_conflicts(said: &str) -> Vec<String> {
+    let list = said.split_once(": ").map_or("", |(_, list)| list);
+    let path = |item: &str| item.trim().rsplit_once(" (").map(|(path, _)| path.to_owned());
+    list.split("), ").filter_map(path).collect()
+}
+
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if self.is_open {
+        if self.is_open && !self.is_leased {
             // If it cannot be closed the connection is lost, and the transaction with it.
             let _ = self.session.command(&format!("{}/ctl", self.root), b"close");
         }

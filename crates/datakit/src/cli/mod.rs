@@ -1,7 +1,14 @@
 //! The command line: one file per command, each with its `Arguments` and its `run`.
 
+mod branch;
+mod change;
 mod doctor;
 mod failure;
+mod output;
+mod read;
+mod target;
+mod transfer;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -21,6 +28,30 @@ struct Cli {
 enum Command {
     /// Says what this host offers, and what to do about what it does not.
     Doctor(doctor::Arguments),
+    /// Lists, makes, moves and deletes branches.
+    Branch(branch::Arguments),
+    /// Prints a file of a branch or commit.
+    Cat(read::Cat),
+    /// Lists a directory of a branch or commit.
+    Ls(read::Ls),
+    /// Prints the commits that a branch or commit came from.
+    Log(read::Log),
+    /// Prints what differs between two branches or commits.
+    Diff(read::Diff),
+    /// Prints a line for whatever happens to a branch, or to a path in it.
+    Watch(watch::Arguments),
+    /// Writes a file and commits that.
+    Put(change::Put),
+    /// Removes files and commits that.
+    Rm(change::Rm),
+    /// Commits changes of many files at once.
+    Commit(change::Commit),
+    /// Merges a branch or commit into a branch.
+    Merge(change::Merge),
+    /// Fetches a branch of another repository.
+    Fetch(transfer::Fetch),
+    /// Pushes a branch to another repository.
+    Push(transfer::Push),
 }
 
 /// Runs what the arguments of this process say.
@@ -34,6 +65,18 @@ pub fn run() -> ExitCode {
     };
     let result = match cli.command {
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Branch(arguments) => branch::run(&arguments),
+        Command::Cat(arguments) => read::cat(&arguments),
+        Command::Ls(arguments) => read::ls(&arguments),
+        Command::Log(arguments) => read::log(&arguments),
+        Command::Diff(arguments) => read::diff(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Put(arguments) => change::put(&arguments),
+        Command::Rm(arguments) => change::rm(&arguments),
+        Command::Commit(arguments) => change::commit(&arguments),
+        Command::Merge(arguments) => change::merge(&arguments),
+        Command::Fetch(arguments) => transfer::fetch(&arguments),
+        Command::Push(arguments) => transfer::push(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

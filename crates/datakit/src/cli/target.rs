@@ -1,0 +1,58 @@
+//! Where the commands without a mount find their DataKit: at a server.
+
+use clap::Args;
+use datakit_client::{Branch, CommitId, DataKit, Error, Tree};
+
+use super::Failure;
+
+/// Where the tree is.
+#[derive(Args, Debug)]
+pub struct Target {
+    /// The server: tcp://HOST:PORT, unix://PATH, fd://N or vsock://CID:PORT
+    #[arg(long, value_name = "URL", env = "DATAKIT", global = true)]
+    at: Option<String>,
+}
+
+impl Target {
+    /// Connects.
+    pub fn connect(&self) -> Result<DataKit, Failure> {
+        match &self.at {
+            Some(at) => DataKit::connect(at).map_err(failed),
+            None => Err(Failure::usage(
+                "no server named: use --at tcp://HOST:PORT or --at unix://PATH, or set DATAKIT",
+            )),
+        }
+    }
+
+    /// Connects and finds a branch, which need not exist.
+    pub fn branch(&self, name: &str) -> Result<Branch, Failure> {
+        self.connect()?.branch(name).map_err(failed)
+    }
+}
+
+/// What went wrong, as a person is told: what they got wrong themselves has exit code 2.
+pub fn failed(error: Error) -> Failure {
+    match error {
+        Error::Address(_) | Error::Path { .. } | Error::CommitId { .. } => Failure::usage(&error),
+        error => Failure::from(anyhow::Error::new(error)),
+    }
+}
+
+/// The commit that a person named: by its id, or by a branch that points to it.
+pub fn commit(datakit: &DataKit, revision: &str) -> Result<CommitId, Failure> {
+    if let Ok(id) = revision.parse() {
+        return Ok(id);
+    }
+    match datakit.branch(revision).and_then(|branch| branch.head()).map_err(failed)? {
+        Some(head) => Ok(head),
+        None => {
+            Err(Failure::usage(format!("'{revision}' is neither a commit's id nor a branch with commits")))
+        }
+    }
+}
+
+/// The tree of the commit that a person named.
+pub fn tree(datakit: &DataKit, revision: &str) -> Result<Tree, Failure> {
+    let id = commit(datakit, revision)?;
+    Ok(datakit.snapshot(&id).map_err(failed)?.tree())
+}

@@ -1,0 +1,187 @@
+//! The commands for those who want no mount, as a script uses them.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which say what they skip")]
+
+mod world;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use world::{Server, World, can_serve, fsck, git};
+
+/// Runs a command on a server; what it says, and its exit code.
+fn run_with(server: &Server, input: &[u8], arguments: &[&str]) -> (String, String, i32) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_datakit"))
+        .args(arguments)
+        .env("DATAKIT", &server.url)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+}
+
+fn run(server: &Server, arguments: &[&str]) -> String {
+    let (said, errors, code) = run_with(server, b"", arguments);
+    assert_eq!(code, 0, "datakit {arguments:?}: {errors}");
+    said
+}
+
+fn fails(server: &Server, arguments: &[&str], code: i32) -> (String, String) {
+    let (said, errors, found) = run_with(server, b"", arguments);
+    assert_eq!(found, code, "datakit {arguments:?}: {errors}");
+    assert_eq!(errors.lines().count(), 1, "datakit {arguments:?}: {errors}");
+    (said, errors)
+}
+
+#[test]
+fn changes_are_committed_and_read() {
+    if !can_serve() {
+        return;
+    }
+    let world = World::new();
+    let server = Server::start(&world, "socket", &[]);
+    let first = run(&server, &["commit", "main", "-m", "first", "--set", "a/b=text", "--set", "c=1"]);
+    assert_eq!(run(&server, &["branch"]), format!("{} main\n", first.trim()));
+    assert_eq!(run(&server, &["branch", "head", "main"]), first);
+    assert_eq!(run(&server, &["cat", "main", "a/b"]), "text\n");
+    assert_eq!(run(&server, &["ls", "main"]), "a/\nc\n");
+    let (put, _, code) = run_with(&server, b"\x00bytes", &["put", "main", "x/y"]);
+    assert_eq!(code, 0);
+    assert_eq!(run(&server, &["cat", put.trim(), "x/y"]), "\0bytes");
+    assert_eq!(run(&server, &["diff", first.trim(), "main"]), "+ x/y\n");
+    run(&server, &["rm", "main", "a", "-m", "gone"]);
+    assert_eq!(run(&server, &["ls", "main"]), "c\nx/\n");
+    let log = run(&server, &["log", "main"]);
+    let messages: Vec<_> = log.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    assert_eq!(messages, ["gone", "Put x/y", "first"]);
+    assert_eq!(git(&world.repo, &["log", "--format=%s", "main"]), messages.join("\n"));
+    let json = run(&server, &["log", "main", "-n", "1", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["message"], "gone");
+    assert_eq!(json["parents"][0], put.trim());
+    fsck(&world.repo);
+}
+
+#[test]
+fn a_tar_is_committed_whole() {
+    if !can_serve() {
+        return;
+    }
+    let world = World::new();
+    let server = Server::start(&world, "socket", &[]);
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, mode: u32, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(mode);
+        tar.append_data(&mut header, name, bytes).unwrap();
+    };
+    add("./bin/tool", 0o755, b"#!/bin/sh\n");
+    add("doc/readme", 0o644, b"read me\n");
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_size(0);
+    tar.append_link(&mut link, "latest", "doc/readme").unwrap();
+    let tar = tar.into_inner().unwrap();
+    let (_, errors, code) = run_with(&server, &tar, &["commit", "main", "-m", "tar", "--tar", "-"]);
+    assert_eq!(code, 0, "{errors}");
+    let listed = git(&world.repo, &["ls-tree", "-r", "main"]);
+    let modes: Vec<_> = listed.lines().map(|line| (&line[..6], line.split('\t').nth(1).unwrap())).collect();
+    assert_eq!(modes, [("100755", "bin/tool"), ("100644", "doc/readme"), ("120000", "latest")]);
+    assert_eq!(run(&server, &["cat", "main", "latest"]), "doc/readme");
+    let (_, errors, code) =
+        run_with(&server, b"not a tar at all", &["commit", "main", "-m", "x", "--tar", "-"]);
+    assert_eq!(code, 2, "{errors}");
+}
+
+#[test]
+fn conflicts_are_listed_and_can_be_decided() {
+    if !can_serve() {
+        return;
+    }
+    let world = World::new();
+    let server = Server::start(&world, "socket", &[]);
+    run(&server, &["commit", "main", "-m", "base", "--set", "a/b=base", "--set", "c=base"]);
+    run(&server, &["branch", "create", "side/way", "main"]);
+    run(&server, &["commit", "side/way", "-m", "theirs", "--set", "a/b=theirs", "--set", "d=theirs"]);
+    run(&server, &["commit", "main", "-m", "ours", "--set", "a/b=ours"]);
+    let head = run(&server, &["branch", "head", "main"]);
+    let (said, _) = fails(&server, &["merge", "main", "side/way"], 1);
+    assert_eq!(said, "conflict a/b\n");
+    let (said, _) = fails(&server, &["merge", "main", "side/way", "--json"], 1);
+    assert_eq!(said, "{\"conflicts\":[\"a/b\"]}\n");
+    assert_eq!(run(&server, &["branch", "head", "main"]), head);
+    run(&server, &["merge", "main", "side/way", "--theirs"]);
+    assert_eq!(run(&server, &["cat", "main", "a/b"]), "theirs\n");
+    assert_eq!(run(&server, &["cat", "main", "d"]), "theirs\n");
+    fsck(&world.repo);
+}
+
+#[test]
+fn a_watch_resumes_where_it_ended() {
+    if !can_serve() {
+        return;
+    }
+    let world = World::new();
+    let server = Server::start(&world, "socket", &[]);
+    let commit = |n: &str| run(&server, &["commit", "main", "-m", n, "--set", &format!("n={n}")]);
+    let first = commit("1");
+    let now = run(&server, &["watch", "main", "--from", "now", "-n", "1"]);
+    let (number, head) = now.trim().split_once(' ').unwrap();
+    assert_eq!(head, first.trim());
+    // Nobody watches meanwhile.
+    let heads = ["2", "3", "4"].map(commit);
+    let next = (number.parse::<u64>().unwrap() + 1).to_string();
+    let told = run(&server, &["watch", "main", "--from", &next, "-n", "3"]);
+    let told: Vec<_> = told.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    assert_eq!(told, heads.each_ref().map(|head| head.trim()));
+    let told = run(&server, &["watch", "main", "n", "-n", "1", "--json"]);
+    assert!(told.starts_with("{\"node\":\"F-"), "{told}");
+}
+
+#[test]
+fn other_repositories_are_fetched_from_and_pushed_to() {
+    if !can_serve() {
+        return;
+    }
+    let world = World::new();
+    let server = Server::start(&world, "socket", &[]);
+    let head = run(&server, &["commit", "main", "-m", "ours", "--set", "f=1"]);
+    git(world.folder.path(), &["init", "-q", "--bare", "other.git"]);
+    let other = world.path("other.git");
+    let url = format!("file://{}", other.display());
+    run(&server, &["push", &url, "main"]);
+    assert_eq!(git(&other, &["rev-parse", "main"]), head.trim());
+    git(world.folder.path(), &["clone", "-q", "other.git", "work"]);
+    git(&world.path("work"), &["commit", "-q", "--allow-empty", "-m", "theirs"]);
+    git(&world.path("work"), &["push", "-q", "origin", "HEAD:main"]);
+    let fetched = run(&server, &["fetch", &url, "main", "--into", "main"]);
+    assert_eq!(fetched.trim(), git(&other, &["rev-parse", "main"]));
+    assert_eq!(run(&server, &["branch", "head", "main"]), fetched);
+    let (_, errors) = fails(&server, &["fetch", &url, "nowhere"], 1);
+    assert!(errors.contains("no branch 'nowhere'"), "{errors}");
+}
+
+#[test]
+fn what_a_person_gets_wrong_is_one_line_and_exit_code_2() {
+    if !can_serve() {
+        return;
+    }
+    let world = World::new();
+    let server = Server::start(&world, "socket", &[]);
+    run(&server, &["commit", "main", "-m", "x", "--set", "f=1"]);
+    fails(&server, &["cat", "main", "../f"], 2);
+    fails(&server, &["cat", "absent", "f"], 2);
+    fails(&server, &["commit", "main", "-m", "nothing"], 2);
+    fails(&server, &["commit", "main", "-m", "x", "--set", "no value"], 2);
+    fails(&server, &["put", "main", "f", "/no/such/file"], 2);
+    fails(&server, &["branch", "--at", "nonsense"], 2);
+    fails(&server, &["cat", "main", "absent"], 1);
+    fails(&server, &["cat", "main", ""], 1);
+    fails(&server, &["branch", "--at", "unix:///no/such/socket"], 1);
+}

@@ -1,0 +1,99 @@
+//! The server is killed under load, again and again.
+
+use std::collections::HashSet;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use datakit_client::{CommitId, DataKit};
+
+use super::world::{Server, World, can_serve, fsck, git, rounds};
+
+/// What one client knows of one of its files.
+#[derive(Debug, Clone)]
+struct Counter {
+    path: String,
+    /// The last number whose commit was acknowledged.
+    acknowledged: u64,
+    /// The last number that was tried.
+    tried: u64,
+}
+
+/// Commits ever larger numbers until the connection breaks; returns what was acknowledged.
+fn count(url: &str, counter: &mut Counter) -> Vec<CommitId> {
+    let mut commits = Vec::new();
+    let Ok(datakit) = DataKit::connect(url) else { return commits };
+    let main = datakit.branch("main").unwrap();
+    loop {
+        counter.tried += 1;
+        let text = format!("{}\n", counter.tried);
+        match main.update(|transaction| transaction.write(&counter.path, text.as_bytes())) {
+            Ok(commit) => {
+                counter.acknowledged = counter.tried;
+                commits.push(commit);
+            }
+            Err(_) => return commits,
+        }
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9() {
+    if !can_serve() {
+        return;
+    }
+    let world = World::new();
+    let clients = 8;
+    let mut counters: Vec<_> = (0..clients)
+        .map(|number| Counter { path: format!("clients/{number}/n"), acknowledged: 0, tried: 0 })
+        .collect();
+    let mut acknowledged = HashSet::new();
+    let kills = rounds(25, 3000);
+    for round in 0..kills {
+        let mut server = Server::start(&world, "socket", &[]);
+        let url = server.url.clone();
+        let (sender, receiver) = channel();
+        for mut counter in counters.drain(..) {
+            let (url, sender) = (url.clone(), sender.clone());
+            thread::spawn(move || {
+                let commits = count(&url, &mut counter);
+                sender.send((counter, commits)).unwrap();
+            });
+        }
+        drop(sender);
+        // Any moment: while it starts to be busy, and later.
+        thread::sleep(Duration::from_millis(30 + (round as u64 * 37) % 400));
+        server.kill();
+        for (counter, commits) in receiver {
+            counters.push(counter);
+            acknowledged.extend(commits);
+        }
+
+        let server = Server::start(&world, "socket", &[]);
+        let tree = server.connect().branch("main").unwrap().tree();
+        for counter in &mut counters {
+            let found = match tree.read(&counter.path) {
+                Ok(bytes) => String::from_utf8(bytes).unwrap().trim().parse().unwrap(),
+                Err(datakit_client::Error::NotFound { .. }) => 0,
+                Err(error) => panic!("round {round}: {error}"),
+            };
+            let possible = counter.acknowledged..=counter.tried;
+            assert!(
+                possible.contains(&found),
+                "round {round}: {found}, not {possible:?} in {}",
+                counter.path
+            );
+            counter.tried = counter.tried.max(found);
+        }
+        if round % 50 == 0 {
+            fsck(&world.repo);
+        }
+    }
+    fsck(&world.repo);
+    let history = git(&world.repo, &["rev-list", "main"]);
+    let history: HashSet<_> = history.lines().collect();
+    let lost: Vec<_> = acknowledged.iter().filter(|commit| !history.contains(commit.as_str())).collect();
+    assert!(lost.is_empty(), "{} of {} commits are lost: {lost:?}", lost.len(), acknowledged.len());
+    assert!(acknowledged.len() >= kills / 2, "only {} commits were acknowledged", acknowledged.len());
+    println!("{kills} kills, {} commits acknowledged, none lost", acknowledged.len());
+}
