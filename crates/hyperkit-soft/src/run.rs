@@ -66,6 +66,9 @@ fn step(cpu: &mut Cpu) -> Next {
     drop_written(cpu);
     if cpu.shadow {
         cpu.shadow = false;
+        if cpu.attention.wanted() != 0 || cpu.blocks.countdown == 0 {
+            return after_shadow(cpu);
+        }
     } else if cpu.attention.wanted() != 0 || cpu.blocks.countdown == 0 {
         cpu.blocks.countdown = COUNTDOWN;
         if let Next::Exit(exit) = cpu.look_up() {
@@ -80,6 +83,22 @@ fn step(cpu: &mut Cpu) -> Next {
     match outcome {
         Outcome::Look => Next::Run,
         Outcome::Fault(rip) => cpu.deliver_fault(rip),
+    }
+}
+
+/// Executes the one instruction that the shadow of STI, MOV SS or POP SS covers: what is wanted comes right after it.
+#[cold]
+fn after_shadow(cpu: &mut Cpu) -> Next {
+    if cpu.flags.rest & bit::TF != 0 {
+        return match single_step(cpu) {
+            Outcome::Look => Next::Run,
+            Outcome::Fault(rip) => cpu.deliver_fault(rip),
+        };
+    }
+    let Ok(block) = cpu.single_at_rip() else { return cpu.deliver_fault(cpu.rip) };
+    match pass(cpu, &block) {
+        End::Fault(rip) => cpu.deliver_fault(rip),
+        End::Whole | End::Early => Next::Run,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Address translation: page walks, TLB fills and the slow paths of loads and stores.
 //!
-//! Not done: faults of stack accesses to non-canonical addresses are #GP(0), where the SDM says #SS(0).
+//! Not done: faults of stack accesses to non-canonical addresses are #GP(0), where the SDM says #SS(0); data-segment
+//! limits outside 64-bit mode are not checked.
 
 pub mod fetch;
 pub mod planes;
@@ -35,10 +36,11 @@ pub struct CodePage {
 
 /// Where an address leads, for an access inside one page.
 #[derive(Debug, Clone, Copy)]
-struct Target {
-    phys: u64,
+pub struct Target {
+    /// Physical address.
+    pub phys: u64,
     /// Null for anything that is not RAM.
-    host: *mut u8,
+    pub host: *mut u8,
 }
 
 impl Cpu {
@@ -198,12 +200,28 @@ impl Cpu {
         }
         // SAFETY: as in `read_target`; a write was asked for when the target was found.
         unsafe { copy_out(target.host, bytes) };
-        let Some(page) = self.ram.page_index(GuestAddr(target.phys)) else { return };
+        self.has_written(target.phys, bytes.len() as u64);
+    }
+
+    /// Drops what was decoded from `len` bytes at a physical address inside one page of RAM: they were written.
+    pub fn has_written(&mut self, phys: u64, len: u64) {
+        let Some(page) = self.ram.page_index(GuestAddr(phys)) else { return };
         if self.ram.watch().contains(page) {
-            let first = target.phys & 0xfff;
-            self.blocks.written(page, first, first + bytes.len() as u64 - 1);
+            let first = phys & 0xfff;
+            self.blocks.written(page, first, first + len - 1);
             self.ram.watch().written_by(page, self.interrupts.id);
         }
+    }
+
+    /// Where a write of `len` bytes leads, for atomic instructions; `None` unless it is one page of RAM. Whoever writes
+    /// there says so with [`Cpu::has_written`].
+    pub fn place_to_write(&mut self, linear: u64, len: u64) -> Result<Option<Target>, Trap> {
+        let target = self.target(linear, Access::Write)?;
+        if (linear & 0xfff) + len > 4096 {
+            self.target(self.page_after(linear), Access::Write)?;
+            return Ok(None);
+        }
+        Ok((!target.host.is_null()).then_some(target))
     }
 
     /// Reads what is not RAM.

@@ -15,8 +15,13 @@ use crate::trap::Trap;
 pub fn host_ticks() -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
-        // SAFETY: every x86-64 has RDTSC, and the hosts that we run on let user code execute it.
-        unsafe { std::arch::x86_64::_rdtsc() }
+        // Not read ahead of what comes before it, as RDTSC alone may be: guests order it by what LFENCE, RDTSCP or a lock
+        // mean on the processor that we are for them, and find clocks that differ where it runs early.
+        // SAFETY: every x86-64 has LFENCE and RDTSC, and the hosts that we run on let user code execute it.
+        unsafe {
+            std::arch::x86_64::_mm_lfence();
+            std::arch::x86_64::_rdtsc()
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {

@@ -125,6 +125,10 @@ pub struct Interrupts {
     pub waiting: bool,
     /// The last meeting that was attended (`rendezvous`).
     pub(crate) attended: u64,
+    /// All other processors stand still (`rendezvous`).
+    pub(crate) stops_others: bool,
+    /// PAUSE instructions since the host was last told that this processor waits.
+    pauses: u32,
 }
 
 impl Interrupts {
@@ -141,7 +145,14 @@ impl Interrupts {
             nmi_waiting: false,
             waiting: id != 0,
             attended: 0,
+            stops_others: false,
+            pauses: 0,
         }
+    }
+
+    /// The same, to keep.
+    pub(crate) fn shared_handle(&self) -> Arc<Processors> {
+        Arc::clone(&self.processors)
     }
 
     /// What the vCPUs share.
@@ -151,7 +162,23 @@ impl Interrupts {
     }
 }
 
+/// PAUSE instructions after which a processor that has company gives its core of the host away for a moment: whom it
+/// waits for may have none.
+const PAUSES: u32 = 64;
+
 impl Cpu {
+    /// PAUSE: this processor waits for another one.
+    #[inline]
+    pub fn pause(&mut self) {
+        self.interrupts.pauses += 1;
+        if self.interrupts.pauses >= PAUSES {
+            self.interrupts.pauses = 0;
+            if self.interrupts.processors.attention.len() > 1 {
+                std::thread::yield_now();
+            }
+        }
+    }
+
     /// IF was set: an interrupt that waited for it is looked for again, at the next block.
     #[inline]
     pub fn interrupts_enabled(&mut self) {

@@ -4,11 +4,14 @@
 //! instructions of that page, it marks the page as watched, calls a meeting, and waits until every processor that
 //! may write to it, and runs, has dropped its permission; from then on each write to the page is noted
 //! (`hyperkit_mem::watch`).
+//! The same way a processor has all others stand still for a moment, for locked operations that the host's own atomic
+//! instructions do not cover.
+//!
 //! Processors that sleep, or that are outside `run`, are not waited for: they drop theirs before they go on.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use crate::attention::want;
 use crate::cpu::Cpu;
@@ -19,12 +22,17 @@ const ASIDE: u64 = u64::MAX;
 /// Meetings whose page is remembered; who has missed more drops all permissions.
 const REMEMBERED: usize = 64;
 
+/// The page of a meeting that is about none.
+const NO_PAGE: usize = usize::MAX;
+
 /// Meetings called, and who has been to which.
 #[derive(Debug)]
 pub struct Rendezvous {
     calls: Mutex<Calls>,
     /// The last meeting that each processor has been to; [`ASIDE`] while it does not run.
     met: Vec<AtomicU64>,
+    /// Held by a processor while all others stand still.
+    stopped: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +47,7 @@ impl Rendezvous {
     /// For this many processors, none of which runs.
     pub fn new(processors: usize) -> Rendezvous {
         let met = (0..processors).map(|_| AtomicU64::new(ASIDE)).collect();
-        Rendezvous { calls: Mutex::default(), met }
+        Rendezvous { calls: Mutex::default(), met, stopped: Mutex::default() }
     }
 
     fn alone(&self) -> bool {
@@ -73,6 +81,10 @@ impl Cpu {
         if self.interrupts.shared().rendezvous.alone() {
             return;
         }
+        self.gather(page, writers);
+    }
+
+    fn gather(&mut self, page: usize, writers: u8) {
         let mine = self.interrupts.shared().rendezvous.call(page);
         let me = self.interrupts.id as usize;
         let others =
@@ -100,8 +112,19 @@ impl Cpu {
         }
     }
 
-    /// Goes to all meetings called so far.
+    /// Goes to all meetings called so far, and stands still while another processor wants all others to.
     pub(crate) fn meet(&mut self) {
+        self.attend();
+        while !self.interrupts.stops_others && self.is_stopped() {
+            // Whoever has stopped us may do so again before we notice that we were let go.
+            if self.attention.take(want::CODE) != 0 {
+                self.attend();
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn attend(&mut self) {
         let (called, pages) = self.interrupts.shared().rendezvous.missed(self.interrupts.attended);
         match pages {
             Some(pages) => pages.into_iter().for_each(|page| self.protect_if_written(page)),
@@ -109,6 +132,34 @@ impl Cpu {
         }
         self.interrupts.attended = called;
         self.interrupts.shared().rendezvous.met[self.interrupts.id as usize].store(called, Ordering::SeqCst);
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.interrupts.shared().rendezvous.stopped.try_lock(), Err(TryLockError::WouldBlock))
+    }
+
+    /// Does something while no other processor of the machine executes anything.
+    pub(crate) fn stop_others<R>(&mut self, action: impl FnOnce(&mut Cpu) -> R) -> R {
+        if self.interrupts.shared().rendezvous.alone() {
+            return action(self);
+        }
+        let processors = self.interrupts.shared_handle();
+        let _stopped = loop {
+            match processors.rendezvous.stopped.try_lock() {
+                Ok(guard) => break guard,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if self.attention.take(want::CODE) != 0 {
+                self.meet();
+            }
+            std::thread::yield_now();
+        };
+        self.interrupts.stops_others = true;
+        self.gather(NO_PAGE, u8::MAX);
+        let result = action(self);
+        self.interrupts.stops_others = false;
+        result
     }
 
     fn protect_if_written(&mut self, page: usize) {

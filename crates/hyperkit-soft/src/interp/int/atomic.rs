@@ -73,10 +73,13 @@ fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Done {
     let pair = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
     let expected = pair(cpu.regs[2], cpu.regs[0]);
     let new = pair(cpu.regs[1], cpu.regs[3]);
-    cpu.probe_write(linear, 16)?;
-    let old = match cpu.writable(linear, 16) {
-        // SAFETY: `writable` gave 16 bytes of RAM, and pages of RAM are aligned like pages of the guest.
-        Some(host) => unsafe { swap_if_16(host, expected, new) },
+    let old = match cpu.place_to_write(linear, 16)? {
+        Some(place) => {
+            // SAFETY: the place is 16 bytes of RAM, and pages of RAM are aligned like pages of the guest.
+            let old = unsafe { swap_if_16(place.host, expected, new) };
+            cpu.has_written(place.phys, 16);
+            old
+        }
         None => {
             let old = cpu.load::<u128>(linear)?;
             cpu.store(linear, if old == expected { new } else { old })?;

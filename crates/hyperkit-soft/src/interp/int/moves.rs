@@ -198,7 +198,8 @@ fn nop(_cpu: &mut Cpu, _op: &Op) -> Done {
     NEXT
 }
 
-fn pause(_cpu: &mut Cpu, _op: &Op) -> Done {
+fn pause(cpu: &mut Cpu, _op: &Op) -> Done {
+    cpu.pause();
     std::hint::spin_loop();
     NEXT
 }

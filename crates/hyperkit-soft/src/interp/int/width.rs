@@ -285,23 +285,15 @@ fn modify_slow<T: Int>(
     cpu.store(linear, new).inspect_err(|_| cpu.flags = flags)
 }
 
-/// [`modify`] with a LOCK prefix: atomic among all vCPUs where the operand is aligned and in plain RAM. Across
-/// pages, unaligned, on devices and on pages with decoded instructions it is not.
+/// [`modify`] with a LOCK prefix: atomic among all vCPUs wherever the operand is in RAM.
 #[inline(always)]
 pub fn modify_locked<T: Int>(
     cpu: &mut Cpu,
     linear: u64,
     mut change: impl FnMut(&mut Cpu, T) -> T,
 ) -> Result<(), Trap> {
-    if !linear.is_multiple_of(T::BYTES) {
-        return modify_slow(cpu, linear, change);
-    }
-    if cpu.writable(linear, T::BYTES).is_none() {
-        cpu.probe_write(linear, T::BYTES)?;
-    }
-    let Some(host) = cpu.writable(linear, T::BYTES) else {
-        return modify_slow(cpu, linear, change);
-    };
+    let fast = if linear.is_multiple_of(T::BYTES) { cpu.writable(linear, T::BYTES) } else { None };
+    let Some(host) = fast else { return modify_locked_slow(cpu, linear, change) };
     // SAFETY: `writable` gave `BYTES` bytes of RAM; pages of RAM are aligned like pages of the guest.
     let mut old = unsafe { host.cast::<T>().read_volatile() };
     let flags = cpu.flags;
@@ -314,4 +306,36 @@ pub fn modify_locked<T: Int>(
         }
         cpu.flags = flags;
     }
+}
+
+/// The rest of [`modify_locked`]: where the TLB does not have the page for writing, and for operands that are not
+/// aligned. Those inside 8 aligned bytes are exchanged together with their surroundings; for others every processor but
+/// this one stops.
+#[cold]
+#[inline(never)]
+fn modify_locked_slow<T: Int>(
+    cpu: &mut Cpu,
+    linear: u64,
+    mut change: impl FnMut(&mut Cpu, T) -> T,
+) -> Result<(), Trap> {
+    let within = linear & 7;
+    let place = cpu.place_to_write(linear, T::BYTES)?.filter(|_| within + T::BYTES <= 8);
+    let Some(place) = place else { return cpu.stop_others(|cpu| modify_slow(cpu, linear, change)) };
+    let shift = within as u32 * 8;
+    let mask = (u64::MAX >> (64 - T::BITS)) << shift;
+    // SAFETY: a page of RAM is aligned, so the 8 aligned bytes around the operand are in it.
+    let cell = unsafe { AtomicU64::from_ptr(place.host.wrapping_sub(within as usize).cast()) };
+    let flags = cpu.flags;
+    let mut old = cell.load(SeqCst);
+    loop {
+        let new = change(cpu, T::cut((old & mask) >> shift));
+        let whole = old & !mask | new.zx() << shift;
+        match cell.compare_exchange(old, whole, SeqCst, SeqCst) {
+            Ok(_) => break,
+            Err(now) => old = now,
+        }
+        cpu.flags = flags;
+    }
+    cpu.has_written(place.phys, T::BYTES);
+    Ok(())
 }

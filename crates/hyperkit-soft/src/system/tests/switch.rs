@@ -311,3 +311,153 @@ fn a_saved_machine_goes_on_in_another() {
     assert!(other.restore(&[9]).is_err());
     assert!(other.restore(&[]).is_err());
 }
+
+#[test]
+fn an_interrupt_comes_right_after_the_instruction_in_the_shadow_of_sti() {
+    let ram = ram();
+    let code = assemble(64, 0x9000, |a| {
+        a.mov(ecx, 0x1b).unwrap();
+        a.mov(eax, 0xfee0_0d00u32 as i32).unwrap(); // x2APIC
+        a.xor(edx, edx).unwrap();
+        a.wrmsr().unwrap();
+        a.mov(ecx, 0x80f).unwrap();
+        a.mov(eax, 0x1ff).unwrap();
+        a.wrmsr().unwrap();
+        a.mov(ecx, 0x83f).unwrap();
+        a.mov(eax, 0x40).unwrap(); // to itself, vector 40
+        a.wrmsr().unwrap();
+        a.xor(ebx, ebx).unwrap();
+        a.sti().unwrap();
+        for _ in 0..8 {
+            a.inc(ebx).unwrap();
+        }
+        a.mov(eax, 100).unwrap();
+        a.out(RESULT as i32, eax).unwrap();
+        a.hlt().unwrap();
+    });
+    let state = long_mode(&ram, &code);
+    gate(&ram, 0x40, 0xa000);
+    let handler = assemble(64, 0xa000, |a| {
+        a.mov(eax, ebx).unwrap();
+        a.out(RESULT as i32, eax).unwrap();
+        a.hlt().unwrap();
+    });
+    ram.write(GuestAddr(0xa000), &handler).unwrap();
+    assert_eq!(run(&ram, &state), 1);
+}
+
+/// Two processors add 1 so often to the four bytes at an address, with LOCK; what is there then.
+fn add_from_two(at: u64, times: u32) -> u32 {
+    let ram = ram();
+    let add = |a: &mut CodeAssembler, mark: u64| {
+        let mut again = a.create_label();
+        a.mov(ebx, times).unwrap();
+        a.mov(rdi, at).unwrap();
+        a.set_label(&mut again).unwrap();
+        a.lock().inc(dword_ptr(rdi)).unwrap();
+        a.dec(ebx).unwrap();
+        a.jne(again).unwrap();
+        a.mov(byte_ptr(mark), 1).unwrap();
+    };
+    let first = assemble(64, 0x9000, |a| {
+        a.mov(ecx, 0x1b).unwrap();
+        a.mov(eax, 0xfee0_0d00u32 as i32).unwrap(); // x2APIC
+        a.xor(edx, edx).unwrap();
+        a.wrmsr().unwrap();
+        a.mov(ecx, 0x80f).unwrap();
+        a.mov(eax, 0x1ff).unwrap();
+        a.wrmsr().unwrap();
+        a.mov(ecx, 0x830).unwrap();
+        a.mov(edx, 1).unwrap();
+        a.mov(eax, 0x4500).unwrap(); // INIT
+        a.wrmsr().unwrap();
+        a.mov(eax, 0x4607).unwrap(); // start at page 7
+        a.wrmsr().unwrap();
+        let mut wait = a.create_label();
+        a.set_label(&mut wait).unwrap();
+        a.pause().unwrap();
+        a.cmp(byte_ptr(0x3001u64), 0).unwrap();
+        a.je(wait).unwrap();
+        add(a, 0x3002);
+        let mut wait = a.create_label();
+        a.set_label(&mut wait).unwrap();
+        a.pause().unwrap();
+        a.cmp(byte_ptr(0x3003u64), 0).unwrap();
+        a.je(wait).unwrap();
+        a.mov(eax, dword_ptr(at)).unwrap();
+        a.out(RESULT as i32, eax).unwrap();
+        a.hlt().unwrap();
+    });
+    let state = long_mode(&ram, &first);
+    let second = assemble(16, 0x7000, |a| {
+        let mut again = a.create_label();
+        a.xor(ax, ax).unwrap();
+        a.mov(ds, ax).unwrap();
+        a.mov(byte_ptr(0x3001), 1).unwrap();
+        a.mov(ebx, times).unwrap();
+        a.mov(di, at as u32).unwrap();
+        a.set_label(&mut again).unwrap();
+        a.lock().inc(dword_ptr(di)).unwrap();
+        a.dec(ebx).unwrap();
+        a.jne(again).unwrap();
+        a.mov(byte_ptr(0x3003), 1).unwrap();
+        a.hlt().unwrap();
+    });
+    ram.write(GuestAddr(0x7000), &second).unwrap();
+    let vm = SoftVm::new(Arc::clone(&ram), CpuModel { vcpus: 2, tsc: Tsc::of_host() }).unwrap();
+    let result = Arc::new(AtomicU64::new(0));
+    let mut bus = Bus::default();
+    let device = Result32(Arc::clone(&result), vm.kick(0));
+    bus.ports.insert(RESULT, 4, Arc::new(Mutex::new(device))).unwrap();
+    let (mut zero, mut one) = (vm.take_vcpu(0).unwrap(), vm.take_vcpu(1).unwrap());
+    zero.set_state(&state).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(one.run(&bus).unwrap(), Exit::Kicked));
+        assert_eq!(zero.run(&bus).unwrap(), Exit::Kicked);
+        vm.kick(1).kick();
+    });
+    result.load(Ordering::SeqCst) as u32
+}
+
+#[test]
+fn locked_additions_of_two_processors_are_never_lost() {
+    // Aligned; inside 8 bytes; across 8 bytes; across pages; on the page of the code that does it.
+    for (at, times) in
+        [(0x4000, 200_000), (0x4001, 100_000), (0x4005, 2_000), (0x4fff, 2_000), (0x7f00, 20_000)]
+    {
+        assert_eq!(add_from_two(at, times), 2 * times, "{at:#x}");
+    }
+}
+
+#[test]
+fn writes_are_recorded_while_a_processor_runs_and_found_again_after_each_round() {
+    let ram = ram();
+    let code = assemble(64, 0x9000, |a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again).unwrap();
+        a.mov(eax, dword_ptr(0x4_0000u64)).unwrap();
+        a.mov(dword_ptr(0x4_2000u64), eax).unwrap();
+        a.inc(dword_ptr(0x4_4ff0u64)).unwrap();
+        a.mov(qword_ptr(0x4_6ffcu64), rax).unwrap();
+        a.out(RESULT as i32, eax).unwrap();
+        a.jmp(again).unwrap();
+    });
+    let state = long_mode(&ram, &code);
+    let vm = SoftVm::new(Arc::clone(&ram), CpuModel { vcpus: 1, tsc: Tsc::of_host() }).unwrap();
+    let mut bus = Bus::default();
+    let device = Result32(Arc::new(AtomicU64::new(0)), vm.kick(0));
+    bus.ports.insert(RESULT, 4, Arc::new(Mutex::new(device))).unwrap();
+    let mut vcpu = vm.take_vcpu(0).unwrap();
+    vcpu.set_state(&state).unwrap();
+    assert_eq!(vcpu.run(&bus).unwrap(), Exit::Kicked);
+    ram.dirty().start();
+    for round in 0..3 {
+        assert_eq!(vcpu.run(&bus).unwrap(), Exit::Kicked);
+        let pages = ram.dirty().take();
+        let data: Vec<usize> = pages.into_iter().filter(|page| *page >= 0x40).collect();
+        assert_eq!(data, [0x42, 0x44, 0x46, 0x47], "round {round}");
+    }
+    ram.dirty().stop();
+    assert_eq!(vcpu.run(&bus).unwrap(), Exit::Kicked);
+    assert!(ram.dirty().take().is_empty());
+}
