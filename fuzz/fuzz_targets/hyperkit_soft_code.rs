@@ -1,10 +1,11 @@
-//! Arbitrary code in long mode with memory taken as it is: it may fault, never panic.
+//! Arbitrary code in long mode with memory taken as it is, interpreted and translated: it may fault, never panic.
 #![no_main]
 
 use std::sync::Arc;
 
 use hyperkit_mem::{GuestAddr, GuestRam};
 use hyperkit_soft::cpu::Cpu;
+use hyperkit_soft::jit::Tiers;
 use libfuzzer_sys::fuzz_target;
 
 /// Where the code begins, with RAM on both sides.
@@ -15,9 +16,15 @@ const FAULTS_MAX: u32 = 50;
 
 fuzz_target!(|code: &[u8]| {
     let code = &code[..code.len().min(0x1000)];
+    run(code, Tiers::INTERPRETER);
+    run(code, Tiers::FORCED);
+});
+
+fn run(code: &[u8], tiers: Tiers) {
     let ram = Arc::new(GuestRam::new(1 << 20).expect("a megabyte is to be had"));
     ram.write(GuestAddr(CODE), code).expect("the code lies in RAM");
     let mut cpu = Cpu::for_tests(ram);
+    cpu.set_tiers(tiers);
     for (n, register) in cpu.regs[..16].iter_mut().enumerate() {
         *register = 0x1000 * (n as u64 + 1);
     }
@@ -29,4 +36,4 @@ fuzz_target!(|code: &[u8]| {
         }
         cpu.rip = rip + 1;
     }
-});
+}

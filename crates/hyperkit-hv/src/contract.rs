@@ -10,8 +10,11 @@ use crate::X86State;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// Our own CPU in software.
+    /// Our own CPU in software, which translates what runs often where the host lets it.
     Soft,
+    /// The same without translation.
+    #[serde(rename = "soft:interp")]
+    SoftInterpreter,
     /// The Linux kernel's hypervisor.
     Kvm,
 }
@@ -20,6 +23,7 @@ impl std::fmt::Display for EngineKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             EngineKind::Soft => "soft",
+            EngineKind::SoftInterpreter => "soft:interp",
             EngineKind::Kvm => "kvm",
         })
     }

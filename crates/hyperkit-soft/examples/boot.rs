@@ -1,7 +1,8 @@
 //! Boots a kernel on the smallest board there is: serial port, power button, interrupt controllers.
 //!
 //! `boot KERNEL [INITRD|-] [COMMAND LINE]`. With `BOOT_WATCH=SECONDS` in the environment, says every so often where
-//! the processor is; with `BOOT_LIMIT=SECONDS`, ends after so long; `BOOT_CPUS=N` makes N processors.
+//! the processor is; with `BOOT_LIMIT=SECONDS`, ends after so long; `BOOT_CPUS=N` makes N processors; with
+//! `BOOT_TIERS=interp` the interpreter runs alone, with `BOOT_TIERS=forced` everything is translated at once.
 
 #![allow(clippy::print_stdout, clippy::exit, clippy::unwrap_used, missing_docs)]
 
@@ -16,6 +17,7 @@ use hyperkit_hv::{CpuModel, Exit, Tsc, Vcpu, Vm};
 use hyperkit_mem::GuestRam;
 use hyperkit_platform::{I8042Reset, Power, PowerCodes, Rtc, Serial};
 use hyperkit_soft::SoftVm;
+use hyperkit_soft::jit::Tiers;
 
 fn seconds(name: &str) -> Option<f64> {
     std::env::var(name).ok()?.parse().ok()
@@ -80,7 +82,12 @@ fn main() {
         virtio_mmio_devices: 0,
     };
     let state = hyperkit_boot::boot(&ram, &config).unwrap();
-    let vm = SoftVm::new(ram, CpuModel { vcpus, tsc: Tsc::of_host() }).unwrap();
+    let tiers = match std::env::var("BOOT_TIERS").as_deref() {
+        Ok("interp") => Tiers::INTERPRETER,
+        Ok("forced") => Tiers::FORCED,
+        _ => Tiers::BOTH,
+    };
+    let vm = SoftVm::with_tiers(ram, CpuModel { vcpus, tsc: Tsc::of_host() }, tiers).unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let bus = Arc::new(board(&*vm, Arc::clone(&over)));
     for id in 1..vcpus {

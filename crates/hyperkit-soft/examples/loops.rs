@@ -1,4 +1,4 @@
-//! How many million instructions a second the interpreter executes in three loops: arithmetic with memory and
+//! How many million instructions a second each tier executes in three loops: arithmetic with memory and
 //! branches, recursive calls, and dependent loads.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, not a library")]
 
@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hyperkit_mem::{GuestAddr, GuestRam};
 use hyperkit_soft::cpu::Cpu;
+use hyperkit_soft::jit::Tiers;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
@@ -98,7 +99,7 @@ fn seconds() -> f64 {
     text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
 
-fn measure(name: &str, program: Program) {
+fn measure(name: &str, tiers: Tiers, program: Program) {
     let mut code = CodeAssembler::new(64).unwrap();
     program(&mut code).unwrap();
     let ram = Arc::new(GuestRam::new(16 << 20).unwrap());
@@ -108,6 +109,7 @@ fn measure(name: &str, program: Program) {
         ram.write(GuestAddr(at(node)), &at((node + 1) % NODES).to_le_bytes()).unwrap();
     }
     let mut cpu = Cpu::for_tests(ram);
+    cpu.set_tiers(tiers);
     let mut best = f64::MAX;
     let mut executed = 0;
     for _ in 0..8 {
@@ -122,7 +124,10 @@ fn measure(name: &str, program: Program) {
 }
 
 fn main() {
-    measure("arithmetic", arithmetic);
-    measure("recursion", recursion);
-    measure("chase", chase);
+    for (name, tiers) in [("interpreted", Tiers::INTERPRETER), ("translated", Tiers::BOTH)] {
+        println!("{name}:");
+        measure("arithmetic", tiers, arithmetic);
+        measure("recursion", tiers, recursion);
+        measure("chase", tiers, chase);
+    }
 }

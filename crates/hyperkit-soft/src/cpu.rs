@@ -124,6 +124,8 @@ pub struct Cpu {
     pub mmu: crate::mmu::tlb::Mmu,
     /// Decoded blocks.
     pub blocks: crate::decode::blocks::Blocks,
+    /// What translated code is entered and left with.
+    pub jit: crate::jit::Exchange,
     /// Instructions retired.
     pub retired: u64,
 }
@@ -191,6 +193,7 @@ impl Cpu {
             interrupts: Interrupts::new(id, processors),
             mmu: crate::mmu::tlb::Mmu::default(),
             blocks: crate::decode::blocks::Blocks::default(),
+            jit: crate::jit::Exchange::default(),
             retired: 0,
         });
         cpu.take_state(&X86State::after_reset());
@@ -213,6 +216,12 @@ impl Cpu {
         cpu.take_state(&state);
         cpu.bus = &raw const *BOARD;
         cpu
+    }
+
+    /// Chooses which tiers run; what was translated is forgotten.
+    pub fn set_tiers(&mut self, tiers: crate::jit::Tiers) {
+        self.blocks.jit = crate::jit::Jit::new(tiers);
+        self.blocks.clear();
     }
 
     /// The board. Also where the count of instructions is told to others: often enough for them, and rarely enough

@@ -5,6 +5,7 @@ use hyperkit_hv::Exit;
 use crate::cpu::Cpu;
 use crate::decode::blocks::{Block, Link};
 use crate::flags::bit;
+use crate::jit::Left;
 use crate::op::{BLOCK, Flow, Op};
 use crate::system::Next;
 use crate::trap::{Fault, vector};
@@ -119,59 +120,96 @@ fn drop_written(cpu: &mut Cpu) {
 /// Executes blocks until one ends in a way that needs a look around.
 fn burst(cpu: &mut Cpu) -> Outcome {
     cpu.blocks.set_mode(cpu.cpl == 3, cpu.code_size);
-    let mut block = match find(cpu) {
-        Ok(block) => block,
+    let mut found = match find_link(cpu, cpu.rip_linear()) {
+        Ok(found) => found,
         Err(outcome) => return outcome,
     };
+    // The branch in translated code that led to the current block and has yet to be linked to its translation.
+    let mut from = None;
     loop {
         // SAFETY: blocks are freed by `bury` only, which `step` calls between bursts and which changes the contexts:
-        // what `find`, `linked` and `find_jump` give is allocated.
-        let current = unsafe { &*block };
-        match pass(cpu, current) {
-            End::Whole => {}
-            End::Early => return Outcome::Look,
-            End::Fault(rip) => return Outcome::Fault(rip),
+        // what `find_link`, `linked` and `find_jump` give is allocated.
+        let current = unsafe { &*found.block };
+        let code = if cpu.blocks.jit.is_on() { translation(cpu, current) } else { None };
+        let Some(code) = code else {
+            from = None;
+            match pass(cpu, current) {
+                End::Whole => {}
+                End::Early => return Outcome::Look,
+                End::Fault(rip) => return Outcome::Fault(rip),
+            }
+            if must_look(cpu) || !current.chains {
+                return Outcome::Look;
+            }
+            found = match next(cpu, current) {
+                Ok(found) => found,
+                Err(outcome) => return outcome,
+            };
+            continue;
+        };
+        if let Some(link) = from.take() {
+            cpu.blocks.jit.connect(link, current.key());
         }
-        cpu.blocks.countdown = cpu.blocks.countdown.saturating_sub(1);
-        let look = cpu.attention.wanted() != 0
-            || cpu.blocks.countdown == 0
-            || cpu.ram.watch().pending(cpu.interrupts.id);
-        if look || !current.chains {
+        match cpu.run_translated(code, found.is_global()) {
+            Left::Look => return Outcome::Look,
+            Left::Fault(rip) => return Outcome::Fault(rip),
+            Left::Miss => {}
+            Left::Link(link) => from = Some(link),
+        }
+        if must_look(cpu) {
             return Outcome::Look;
         }
-        let linear = cpu.rip_linear();
-        let known = if current.varies {
-            cpu.blocks.find_jump(linear).map(|link| link.block)
-        } else {
-            current.linked(linear, cpu.blocks.contexts)
+        found = match find_link(cpu, cpu.rip_linear()) {
+            Ok(found) => found,
+            Err(outcome) => return outcome,
         };
-        block = match known {
-            // SAFETY: as above.
-            Some(next) if !unsafe { &*next }.is_dead() => next,
-            _ => match follow(cpu, current, linear) {
-                Ok(next) => next,
-                Err(outcome) => return outcome,
-            },
-        };
+    }
+}
+
+/// Where the translation of a block is entered: made now if the block has become hot.
+#[inline(always)]
+fn translation(cpu: &mut Cpu, block: &Block) -> Option<usize> {
+    match cpu.blocks.jit.code_of(block) {
+        Some(code) => Some(code),
+        None => cpu.warm(block),
+    }
+}
+
+/// Counts a block; whether it is time to look around.
+#[inline(always)]
+fn must_look(cpu: &mut Cpu) -> bool {
+    cpu.blocks.countdown = cpu.blocks.countdown.saturating_sub(1);
+    cpu.attention.wanted() != 0 || cpu.blocks.countdown == 0 || cpu.ram.watch().pending(cpu.interrupts.id)
+}
+
+/// The block at RIP, after the interpreted block `current`.
+#[inline(always)]
+fn next(cpu: &mut Cpu, current: &Block) -> Result<Link, Outcome> {
+    let linear = cpu.rip_linear();
+    let known = if current.varies {
+        cpu.blocks.find_jump(linear)
+    } else {
+        current.linked(linear, cpu.blocks.contexts)
+    };
+    match known {
+        // SAFETY: as in `burst`.
+        Some(next) if !unsafe { &*next.block }.is_dead() => Ok(next),
+        _ => follow(cpu, current, linear),
     }
 }
 
 /// The block at RIP, for which `from` has no link; links it if `from` always goes to the same places.
 #[inline(never)]
-fn follow(cpu: &mut Cpu, from: &Block, linear: u64) -> Result<*const Block, Outcome> {
+fn follow(cpu: &mut Cpu, from: &Block, linear: u64) -> Result<Link, Outcome> {
     let link = find_link(cpu, linear)?;
     if !from.varies {
         let falls_through = cpu.rip == cpu.regs[usize::from(BLOCK)].wrapping_add(u64::from(from.bytes));
         from.link(usize::from(falls_through), link);
     }
-    Ok(link.block)
+    Ok(link)
 }
 
 /// The block at RIP, by linear address or by physical address, decoded if need be.
-fn find(cpu: &mut Cpu) -> Result<*const Block, Outcome> {
-    find_link(cpu, cpu.rip_linear()).map(|link| link.block)
-}
-
 fn find_link(cpu: &mut Cpu, linear: u64) -> Result<Link, Outcome> {
     if let Some(link) = cpu.blocks.find_jump(linear) {
         // SAFETY: what `find_jump` gives is allocated.

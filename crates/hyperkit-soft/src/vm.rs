@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attention::{Attention, want};
 use crate::cpu::Cpu;
+use crate::jit::Tiers;
 use crate::system::interrupts::Processors;
 
 /// Most vCPUs of a machine.
@@ -25,6 +26,7 @@ pub struct SoftVm {
     ram: Arc<GuestRam>,
     processors: Arc<Processors>,
     taken: Vec<AtomicBool>,
+    tiers: Tiers,
 }
 
 /// What [`Vm::save`] holds, after the version.
@@ -43,12 +45,20 @@ impl SoftVm {
     /// # Errors
     /// [`VmError::TooManyVcpus`].
     pub fn new(ram: Arc<GuestRam>, model: CpuModel) -> Result<Arc<SoftVm>, VmError> {
+        SoftVm::with_tiers(ram, model, Tiers::BOTH)
+    }
+
+    /// The same with a choice of tiers.
+    ///
+    /// # Errors
+    /// [`VmError::TooManyVcpus`].
+    pub fn with_tiers(ram: Arc<GuestRam>, model: CpuModel, tiers: Tiers) -> Result<Arc<SoftVm>, VmError> {
         let asked = model.vcpus;
         if !(1..=VCPUS_MAX).contains(&asked) {
             return Err(VmError::TooManyVcpus { engine: EngineKind::Soft, asked, max: VCPUS_MAX });
         }
         let taken = (0..asked).map(|_| AtomicBool::new(false)).collect();
-        Ok(Arc::new(SoftVm { ram, processors: Processors::new(model), taken }))
+        Ok(Arc::new(SoftVm { ram, processors: Processors::new(model), taken, tiers }))
     }
 
     fn refuse(why: impl ToString) -> RestoreError {
@@ -67,7 +77,9 @@ impl Vm for SoftVm {
             let max = self.taken.len() as u32;
             return Err(VmError::TooManyVcpus { engine: EngineKind::Soft, asked: id.saturating_add(1), max });
         }
-        Ok(Box::new(SoftVcpu { cpu: Cpu::member(Arc::clone(&self.ram), Arc::clone(&self.processors), id) }))
+        let mut cpu = Cpu::member(Arc::clone(&self.ram), Arc::clone(&self.processors), id);
+        cpu.set_tiers(self.tiers);
+        Ok(Box::new(SoftVcpu { cpu }))
     }
 
     fn kick(&self, id: u32) -> Arc<dyn Kick> {

@@ -52,6 +52,8 @@ struct Arguments {
 enum Engine {
     Auto,
     Soft,
+    #[value(name = "soft:interp")]
+    SoftInterpreter,
     Kvm,
 }
 
@@ -73,6 +75,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     config.engine = match arguments.engine {
         Engine::Auto => EngineChoice::Auto,
         Engine::Soft => EngineChoice::Exactly(EngineKind::Soft),
+        Engine::SoftInterpreter => EngineChoice::Exactly(EngineKind::SoftInterpreter),
         Engine::Kvm => EngineChoice::Exactly(EngineKind::Kvm),
     };
     config.serial = Box::new(|bytes| {

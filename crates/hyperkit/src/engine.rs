@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyperkit_hv::{CpuModel, EngineKind, Vm, VmError};
 use hyperkit_mem::GuestRam;
+use hyperkit_soft::jit::Tiers;
 
 use crate::EngineChoice;
 
@@ -18,7 +19,8 @@ pub(crate) fn make(
         EngineChoice::Auto => best_engine(),
     };
     match kind {
-        EngineKind::Soft => soft(ram, model),
+        EngineKind::Soft => soft(ram, model, Tiers::BOTH),
+        EngineKind::SoftInterpreter => soft(ram, model, Tiers::INTERPRETER),
         EngineKind::Kvm => kvm(ram, &model),
     }
 }
@@ -29,8 +31,8 @@ pub fn best_engine() -> EngineKind {
     if kvm_is_hardware() { EngineKind::Kvm } else { EngineKind::Soft }
 }
 
-fn soft(ram: Arc<GuestRam>, model: CpuModel) -> Result<Arc<dyn Vm>, VmError> {
-    Ok(hyperkit_soft::SoftVm::new(ram, model)?)
+fn soft(ram: Arc<GuestRam>, model: CpuModel, tiers: Tiers) -> Result<Arc<dyn Vm>, VmError> {
+    Ok(hyperkit_soft::SoftVm::with_tiers(ram, model, tiers)?)
 }
 
 #[cfg(target_os = "linux")]

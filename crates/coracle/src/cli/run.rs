@@ -18,8 +18,11 @@ const MEMORY_BYTES_MIN: u64 = 96 << 20;
 pub enum Engine {
     /// The fastest one that works here.
     Auto,
-    /// Our own CPU in software.
+    /// Our own CPU in software, which translates what runs often.
     Soft,
+    /// The same without translation.
+    #[value(name = "soft:interp")]
+    SoftInterpreter,
     /// The Linux kernel's hypervisor.
     Kvm,
 }

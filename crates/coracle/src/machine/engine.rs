@@ -9,6 +9,7 @@ pub fn choice(asked: Engine) -> EngineChoice {
     match asked {
         Engine::Auto => EngineChoice::Auto,
         Engine::Soft => EngineChoice::Exactly(EngineKind::Soft),
+        Engine::SoftInterpreter => EngineChoice::Exactly(EngineKind::SoftInterpreter),
         Engine::Kvm => EngineChoice::Exactly(EngineKind::Kvm),
     }
 }

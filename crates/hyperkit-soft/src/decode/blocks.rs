@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::cpu::CodeSize;
+use crate::jit::{Jit, Tiers};
 use crate::op::Op;
 
 /// Entries of the cache by linear address, a power of two.
@@ -49,6 +50,10 @@ pub struct Block {
     links: [Cell<Link>; 2],
     /// Its code was written, or it had to go: it must not be entered again.
     dead: Cell<bool>,
+    /// How often it was interpreted, until it is translated.
+    pub heat: Cell<u32>,
+    /// Where its translation is entered, and the generation of translations that it is of.
+    pub code: Cell<(usize, u32)>,
     key: Key,
     /// The pages of RAM that the code lies on and, of each, the first and last byte.
     spans: Vec<Span>,
@@ -91,6 +96,12 @@ impl Contexts {
 }
 
 impl Link {
+    /// Whether the block was found through a global translation.
+    #[inline(always)]
+    pub fn is_global(&self) -> bool {
+        self.context & GLOBAL != 0
+    }
+
     /// Whether it is about `linear` and still holds.
     #[inline(always)]
     fn fits(&self, linear: u64, contexts: Contexts) -> bool {
@@ -108,6 +119,11 @@ impl Key {
     /// The key of a block at `phys`.
     pub fn new(phys: u64, code_size: CodeSize) -> Key {
         Key(phys << 2 | code_size as u64)
+    }
+
+    /// The physical address.
+    pub fn phys(self) -> u64 {
+        self.0 >> 2
     }
 }
 
@@ -150,10 +166,17 @@ impl Block {
             varies: parts.varies,
             links: [const { Cell::new(NO_LINK) }; 2],
             dead: Cell::new(false),
+            heat: Cell::new(0),
+            code: Cell::new((0, 0)),
             key,
             spans: parts.spans,
             second_phys: parts.second_phys,
         }
+    }
+
+    /// What it is found by.
+    pub fn key(&self) -> Key {
+        self.key
     }
 
     /// The ops.
@@ -164,12 +187,12 @@ impl Block {
 
     /// Where control last went from here for `linear`, if that still holds.
     #[inline(always)]
-    pub fn linked(&self, linear: u64, contexts: Contexts) -> Option<*const Block> {
+    pub fn linked(&self, linear: u64, contexts: Contexts) -> Option<Link> {
         let (first, second) = (self.links[0].get(), self.links[1].get());
         if first.fits(linear, contexts) {
-            return Some(first.block);
+            return Some(first);
         }
-        second.fits(linear, contexts).then_some(second.block)
+        second.fits(linear, contexts).then_some(second)
     }
 
     /// Notes where control went from here.
@@ -246,6 +269,8 @@ pub struct Blocks {
     bare_pages: Vec<usize>,
     bytes: usize,
     dropped_bytes: usize,
+    /// The translations.
+    pub jit: Jit,
 }
 
 impl Default for Blocks {
@@ -264,6 +289,7 @@ impl Default for Blocks {
             bare_pages: Vec::new(),
             bytes: 0,
             dropped_bytes: 0,
+            jit: Jit::new(Tiers::INTERPRETER),
         }
     }
 }
@@ -303,6 +329,7 @@ impl Blocks {
 
     /// What was found through translations of an address space, other than global ones, holds no more.
     pub fn space_changed(&mut self, space: usize) {
+        self.jit.space_changed(space);
         self.last += 1 << MODE_BITS;
         self.spaces[space] = self.last;
         if space == self.space {
@@ -312,12 +339,14 @@ impl Blocks {
 
     /// What was found through global translations holds no more.
     pub fn global_changed(&mut self) {
+        self.jit.global_changed();
         self.contexts.global += 1 << MODE_BITS;
     }
 
     /// Goes over to an address space, where what was noted in it holds again.
     pub fn enter_space(&mut self, space: usize) {
         let mode = self.contexts.local & ((1 << MODE_BITS) - 1);
+        self.jit.enter_space(space);
         self.space = space;
         self.contexts.local = self.spaces[space] | mode;
     }
@@ -425,6 +454,7 @@ impl Blocks {
 
     fn remove(&mut self, key: Key) {
         let Some(block) = self.by_key.remove(&key) else { return };
+        self.jit.remove(key);
         self.bytes -= block.size();
         for span in &block.spans {
             self.forget(span.page, key);

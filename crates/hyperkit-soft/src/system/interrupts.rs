@@ -116,7 +116,7 @@ pub struct Interrupts {
     /// Page of the local APIC's registers; all ones where they are not in memory.
     window: u64,
     /// An interrupt waits for IF, or for the end of a shadow.
-    deferred: bool,
+    pub(crate) deferred: bool,
     /// An NMI's handler has not yet returned.
     pub nmi_blocked: bool,
     /// An NMI waits for that.
@@ -231,6 +231,16 @@ impl Cpu {
         if look {
             self.look_for_interrupts();
         }
+    }
+
+    /// Whether there is a reason to look up: somebody wants attention, a page of code was written, the timer fires.
+    pub(crate) fn is_due(&mut self) -> bool {
+        if self.interrupts.deadline != u64::MAX && self.tsc() >= self.interrupts.deadline {
+            self.blocks.countdown = 0;
+        }
+        self.blocks.countdown == 0
+            || self.attention.wanted() != 0
+            || self.ram.watch().pending(self.interrupts.id)
     }
 
     /// Between blocks, when attention is wanted or time is up: timers, interrupts, kicks, written code pages.

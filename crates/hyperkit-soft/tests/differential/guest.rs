@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hyperkit_mem::{GuestAddr, GuestRam};
 use hyperkit_soft::cpu::{CodeSize, Cpu};
 use hyperkit_soft::decode::{Context, lower};
+use hyperkit_soft::jit::Tiers;
 use hyperkit_soft::op::{BLOCK, Flow, Op};
 use iced_x86::{Decoder, DecoderOptions};
 
@@ -19,10 +20,12 @@ pub struct Guest {
     cpu: Box<Cpu>,
     ram: Arc<GuestRam>,
     memory: *mut u8,
+    tiers: Tiers,
 }
 
 impl Guest {
-    pub fn new() -> Guest {
+    /// One in which these tiers run.
+    pub fn new(tiers: Tiers) -> Guest {
         let ram = Arc::new(GuestRam::new(BASE + BYTES as u64).expect("a few dozen MiB of RAM"));
         let memory = ram.span(GuestAddr(BASE), BYTES as u64).expect("inside the RAM").as_ptr();
         let mut cpu = Cpu::for_tests(Arc::clone(&ram));
@@ -33,7 +36,8 @@ impl Guest {
             cpu.refresh_gate();
         }
         cpu.refresh_privilege();
-        Guest { cpu, ram, memory }
+        cpu.set_tiers(tiers);
+        Guest { cpu, ram, memory, tiers }
     }
 
     /// The memory.
@@ -50,6 +54,9 @@ impl Guest {
 
     /// Runs the one instruction at [`CODE`].
     pub fn run(&mut self, state: &State, code: &[u8]) -> State {
+        if self.tiers != Tiers::INTERPRETER {
+            return self.run_as_program(state, code);
+        }
         self.enter(state);
         let cpu = &mut self.cpu;
         cpu.regs[usize::from(BLOCK)] = CODE;
@@ -70,6 +77,17 @@ impl Guest {
         }
         assert_host_is_clean(code);
         self.leave(after)
+    }
+
+    /// The same through blocks and the run loop.
+    fn run_as_program(&mut self, state: &State, code: &[u8]) -> State {
+        let at = (CODE - BASE) as usize;
+        self.memory()[at..at + code.len()].copy_from_slice(code);
+        self.ram.mark_written(GuestAddr(BASE), BYTES as u64);
+        let after = self.run_program(state);
+        self.memory()[at..at + code.len()].fill(0xcc);
+        assert_host_is_clean(code);
+        after
     }
 
     fn enter(&mut self, state: &State) {

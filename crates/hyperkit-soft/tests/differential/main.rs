@@ -23,6 +23,7 @@ use std::fmt::Write;
 
 use forms::{Form, Instance};
 use guest::Guest;
+use hyperkit_soft::jit::Tiers;
 use native::Native;
 use random::Random;
 use state::Outcome;
@@ -61,11 +62,12 @@ struct Bench {
     native: Native,
     guest: Guest,
     rounds: u64,
+    tiers: Tiers,
 }
 
 impl Bench {
-    fn new(rounds: u64, random: &mut Random) -> Bench {
-        let mut bench = Bench { native: Native::new(), guest: Guest::new(), rounds };
+    fn new(rounds: u64, tiers: Tiers, random: &mut Random) -> Bench {
+        let mut bench = Bench { native: Native::new(), guest: Guest::new(tiers), rounds, tiers };
         let native = bench.native.memory();
         native.iter_mut().for_each(|byte| *byte = random.next() as u8);
         native[BREAKPOINTS..].fill(0xcc);
@@ -122,7 +124,7 @@ impl Bench {
                 let _ = writeln!(text, "    memory at {:#x}", BASE + at as u64);
             }
             if !text.is_empty() {
-                self.guest = Guest::new();
+                self.guest = Guest::new(self.tiers);
                 self.guest.load_program(&program.bytes);
                 let alone = self.guest.run_program(&before);
                 let known = if alone.agrees(&ours, undefined) { "the same" } else { "something else" };
@@ -181,10 +183,19 @@ const RUNS: u64 = 4;
 
 #[test]
 fn short_programs_do_what_they_do_on_the_host() {
+    check_programs(Tiers::INTERPRETER);
+}
+
+#[test]
+fn translated_programs_do_what_they_do_on_the_host() {
+    check_programs(Tiers::FORCED);
+}
+
+fn check_programs(tiers: Tiers) {
     let seed = setting("DIFFERENTIAL_SEED", 1);
     let count = setting("DIFFERENTIAL_PROGRAMS", PROGRAMS);
     let mut random = Random(seed);
-    let mut bench = Bench::new(1, &mut random);
+    let mut bench = Bench::new(1, tiers, &mut random);
     let usable: Vec<Form> = forms::all().into_iter().filter(|form| programs::usable(*form)).collect();
     let jumps: Vec<Form> = usable.iter().copied().filter(|form| form.code.is_jcc_short_or_near()).collect();
     assert!(usable.len() > 1000 && jumps.len() >= 32, "{} forms, {} jumps", usable.len(), jumps.len());
@@ -202,11 +213,20 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[test]
 fn every_offered_form_does_what_the_host_does() {
+    check_forms(Tiers::INTERPRETER);
+}
+
+#[test]
+fn every_translated_form_does_what_the_host_does() {
+    check_forms(Tiers::FORCED);
+}
+
+fn check_forms(tiers: Tiers) {
     let seed = setting("DIFFERENTIAL_SEED", 1);
     let rounds = setting("DIFFERENTIAL_ROUNDS", ROUNDS);
     let only = std::env::var("DIFFERENTIAL_ONLY").unwrap_or_default();
     let mut random = Random(seed);
-    let mut bench = Bench::new(rounds, &mut random);
+    let mut bench = Bench::new(rounds, tiers, &mut random);
     let mut skipped: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut failures = Vec::new();
     let (mut agreed, mut not_offered, mut missing) = (0, Vec::new(), Vec::new());

@@ -1,0 +1,168 @@
+//! Branches, calls and returns: how a block ends.
+
+use iced_x86::{FlowControl, Instruction, OpKind, Register};
+
+use super::asm::{Mem, cond, host};
+use super::emit::{Cold, ColdKind, Emit};
+use super::flags::{ALL, Place};
+use super::frame::{FLAGS, PAGE, SCRATCH, host_of, spilled_at};
+use super::helpers::Kind;
+
+/// Bits of RFLAGS by the condition that looks at them alone: CF, ZF, SF, OF, PF, and CF or ZF.
+const ALONE: [(u8, u32); 6] = [(0, 1 << 11), (2, 1), (4, 1 << 6), (6, 0x41), (8, 1 << 7), (10, 1 << 2)];
+
+impl Emit<'_> {
+    /// Ends the block with a branch. False, with nothing emitted, if it is of a kind that is left to the interpreter.
+    pub fn branch(&mut self, instruction: &Instruction) -> bool {
+        let short = instruction.op0_kind() == OpKind::NearBranch64;
+        let target = instruction.near_branch_target().wrapping_sub(self.page) as i64;
+        if short && !in_reach(target) {
+            return false;
+        }
+        match instruction.flow_control() {
+            FlowControl::ConditionalBranch if instruction.is_jcc_short_or_near() && short => {
+                self.jcc(instruction, target);
+            }
+            FlowControl::UnconditionalBranch if short => self.go(target),
+            FlowControl::Call if short && instruction.is_call_near() => self.call(instruction, target),
+            FlowControl::IndirectBranch | FlowControl::IndirectCall => return self.indirect(instruction),
+            FlowControl::Return if instruction.mnemonic() == iced_x86::Mnemonic::Ret => {
+                return self.ret(instruction);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Ends the block by going to the guest's code at this distance from the page.
+    pub fn go(&mut self, target: i64) {
+        if self.flags.place == Place::Recipe {
+            self.flags.need_host(&mut self.asm, ALL);
+        }
+        if (0..4096).contains(&target) {
+            let from = self.asm.jmp(0);
+            self.branch_to(from, target);
+            return;
+        }
+        self.flags.need_frame(&mut self.asm);
+        self.far(target as i32);
+    }
+
+    fn jcc(&mut self, instruction: &Instruction, target: i64) {
+        let mut condition = (instruction.condition_code() as u8).wrapping_sub(1) & 15;
+        let alone = ALONE.into_iter().find(|(even, _)| *even == condition & !1);
+        match (self.flags.place, alone) {
+            (Place::Frame, Some((_, mask))) => {
+                self.asm.test_mem(FLAGS, mask);
+                condition = if condition & 1 == 0 { cond::NE } else { cond::E };
+            }
+            _ => self.flags.need_host(&mut self.asm, ALL),
+        }
+        let from = self.asm.jcc(condition, 0);
+        self.branch_to(from, target);
+        let next = instruction.next_ip().wrapping_sub(self.page) as i64;
+        self.go(next);
+    }
+
+    /// Pushes the address after `instruction`; gives the branches to the rare way.
+    fn push_return(&mut self, instruction: &Instruction) -> [usize; 2] {
+        self.asm.lea(true, host::R14, Mem::at(host::R13, -8));
+        let from = self.check(8, true, false);
+        self.asm.lea(true, host::R15, Mem { base: Some(host::R15), index: Some((host::R14, 0)), disp: 0 });
+        let next = instruction.next_ip().wrapping_sub(self.page) as i32;
+        self.asm.load(host::R14, PAGE);
+        self.asm.lea(true, host::R14, Mem::at(host::R14, next));
+        self.asm.store(Mem::at(host::R15, 0), host::R14);
+        self.asm.lea(true, host::R13, Mem::at(host::R13, -8));
+        from
+    }
+
+    fn call(&mut self, instruction: &Instruction, target: i64) {
+        self.flags.need_frame(&mut self.asm);
+        let from = self.push_return(instruction);
+        self.redo(from, instruction, 0);
+        self.go(target);
+    }
+
+    /// The branches at `from` leave the instruction, which ends the block, to the interpreter, after `rsp` is added
+    /// to the guest's RSP. The flags are in the frame.
+    pub fn redo(&mut self, from: [usize; 2], instruction: &Instruction, rsp: i32) {
+        let site = self.site(instruction, Kind::Last);
+        let back = self.asm.here();
+        let kind = ColdKind::Slow { site, recipe: None, rsp, flags_in_host: false, back };
+        self.cold.push(Cold { from, kind });
+    }
+
+    /// The target, or where it is, goes to R14. False if that is not done here.
+    fn indirect(&mut self, instruction: &Instruction) -> bool {
+        let calls = instruction.flow_control() == FlowControl::IndirectCall;
+        let register = instruction.op0_register();
+        let in_register = instruction.op0_kind() == OpKind::Register;
+        let near =
+            if calls { instruction.is_call_near_indirect() } else { instruction.is_jmp_near_indirect() };
+        if !near || (in_register && !register.is_gpr64()) {
+            return false;
+        }
+        if !in_register && instruction.memory_size().size() != 8 {
+            return false;
+        }
+        self.flags.need_frame(&mut self.asm);
+        if in_register {
+            let guest = register.number() as u8;
+            match host_of(guest) {
+                Some(register) => self.asm.mov(host::R14, register),
+                None => self.asm.load(host::R14, spilled_at(guest)),
+            }
+        } else {
+            if !self.address(instruction) {
+                return false;
+            }
+            let from = self.check(8, false, false);
+            self.redo(from, instruction, 0);
+            let mem = Mem { base: Some(host::R15), index: Some((host::R14, 0)), disp: 0 };
+            self.asm.load(host::R14, mem);
+        }
+        if calls {
+            self.asm.store(SCRATCH, host::R14);
+            let from = self.push_return(instruction);
+            self.redo(from, instruction, 0);
+            self.asm.load(host::R14, SCRATCH);
+        }
+        let miss = self.look_up();
+        self.redo([miss, 0], instruction, if calls { 8 } else { 0 });
+        true
+    }
+
+    fn ret(&mut self, instruction: &Instruction) -> bool {
+        if instruction.stack_pointer_increment() < 8 || instruction.has_operand_size() {
+            return false;
+        }
+        let drop = instruction.stack_pointer_increment();
+        self.flags.need_frame(&mut self.asm);
+        self.asm.mov(host::R14, host::R13);
+        let from = self.check(8, false, false);
+        self.redo(from, instruction, 0);
+        self.asm.load(host::R14, Mem { base: Some(host::R15), index: Some((host::R14, 0)), disp: 0 });
+        self.asm.lea(true, host::R13, Mem::at(host::R13, drop));
+        let miss = self.look_up();
+        self.redo([miss, 0], instruction, -drop);
+        true
+    }
+}
+
+/// Whether a distance from the page, and what follows it, fits a displacement.
+fn in_reach(distance: i64) -> bool {
+    (-(1 << 30)..1 << 30).contains(&distance)
+}
+
+trait OperandSize {
+    fn has_operand_size(&self) -> bool;
+}
+
+impl OperandSize for Instruction {
+    /// A return with 16-bit operand.
+    fn has_operand_size(&self) -> bool {
+        use iced_x86::Code::{Retnw, Retnw_imm16};
+        matches!(self.code(), Retnw | Retnw_imm16) || self.op0_register() == Register::CS
+    }
+}

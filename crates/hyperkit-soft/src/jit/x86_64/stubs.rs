@@ -1,0 +1,255 @@
+//! Code that all translations share: the way in, the ways out, and the calls of Rust functions.
+//!
+//! Within translated code the guest's registers are where [`super::frame::host_of`] says; R14 and R15 are free.
+//! Around every call the whole state goes to the [`Cpu`] and comes back, so that what is called finds a processor
+//! between two instructions.
+
+use std::mem::offset_of;
+
+use super::asm::{Asm, Mem, alu, cond, host};
+use super::frame::{
+    BASES, BUDGET, CPU, FLAGS, FRAME_BYTES, JUMPS, LINK, MXCSR, PAGE, REASON, RESUME, SCRATCH, SITE, TLB,
+    XMM, cpu_at, gpr_offset, host_of, reason, spilled_at,
+};
+use super::helpers;
+use crate::cpu::Cpu;
+use crate::cpu::seg;
+
+/// Registers that a function saves for its caller, as the host's calling convention has it.
+const SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
+
+/// What Rust code expects in MXCSR.
+const MXCSR_DEFAULT: u32 = 0x1f80;
+
+/// Offset of MXCSR in the FXSAVE image.
+const FX_MXCSR: usize = 24;
+
+/// Offset of XMM0 in the FXSAVE image.
+const FX_XMM: usize = 160;
+
+/// Addresses of the shared code.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Stubs {
+    /// `extern "sysv64" fn(&mut Cpu, code) -> reason`
+    pub enter: usize,
+    /// Executes the instruction of the site whose number is in R14, then goes on where the site says or leaves.
+    pub interpret: usize,
+    /// At the site whose number is in R14 the budget is used up.
+    pub look: usize,
+    /// Leaves: the code for the linear address in R14 is not known.
+    pub miss: usize,
+    /// Leaves through the link whose number is in R14.
+    pub link: usize,
+    /// Subroutine: puts the guest's XMM registers into the host's. R15 is then 1, or 0 if the guest must not use them
+    /// now, or only with care.
+    pub load_xmm: usize,
+}
+
+fn mxcsr() -> usize {
+    offset_of!(Cpu, fx) + FX_MXCSR
+}
+
+fn xmm(n: u8) -> usize {
+    offset_of!(Cpu, fx) + FX_XMM + 16 * usize::from(n)
+}
+
+fn exchange(field: usize) -> usize {
+    offset_of!(Cpu, jit) + field
+}
+
+macro_rules! exchange {
+    ($field:ident) => {
+        exchange(offset_of!(super::frame::Exchange, $field))
+    };
+}
+
+/// Makes the shared code.
+pub fn make(asm: &mut Asm) -> Stubs {
+    let mut stubs = Stubs::default();
+    let align = |asm: &mut Asm| {
+        while !asm.address().is_multiple_of(16) {
+            asm.out.push(0xcc);
+        }
+        asm.address()
+    };
+    stubs.enter = align(asm);
+    enter(asm);
+    let leave = align(asm);
+    let given = leave_code(asm);
+    stubs.interpret = align(asm);
+    call_helper(asm, helpers::interpret as *const () as usize, given);
+    stubs.look = align(asm);
+    call_helper(asm, helpers::look as *const () as usize, given);
+    stubs.miss = align(asm);
+    miss(asm, leave);
+    stubs.link = align(asm);
+    link(asm, leave);
+    stubs.load_xmm = align(asm);
+    load_xmm(asm);
+    stubs
+}
+
+/// Copies 64 bits through R14.
+fn copy(asm: &mut Asm, to: Mem, from: Mem) {
+    asm.load(host::R14, from);
+    asm.store(to, host::R14);
+}
+
+/// The segment bases, from the processor in R15 to the frame.
+fn take_bases(asm: &mut Asm) {
+    for (n, number) in [seg::FS, seg::GS].into_iter().enumerate() {
+        let from = cpu_at(host::R15, offset_of!(Cpu, seg_base) + 8 * number);
+        copy(asm, Mem::frame(BASES.disp + 8 * n as i32), from);
+    }
+}
+
+fn enter(asm: &mut Asm) {
+    for register in SAVED {
+        push(asm, register);
+    }
+    asm.alu_imm(true, alu::SUB, host::RSP, FRAME_BYTES);
+    asm.store(CPU, host::RDI);
+    asm.store(SCRATCH, host::RSI);
+    asm.mov(host::R15, host::RDI);
+    copy(asm, FLAGS, cpu_at(host::R15, exchange!(flags)));
+    copy(asm, PAGE, cpu_at(host::R15, exchange!(page)));
+    copy(asm, BUDGET, cpu_at(host::R15, exchange!(budget)));
+    copy(asm, JUMPS, cpu_at(host::R15, exchange!(jumps)));
+    copy(asm, TLB, cpu_at(host::R15, offset_of!(Cpu, tlb)));
+    take_bases(asm);
+    asm.store_imm32(XMM, 0);
+    asm.store_imm32(MXCSR, MXCSR_DEFAULT);
+    take_registers(asm);
+    asm.load(host::R14, cpu_at(host::R15, offset_of!(Cpu, rip)));
+    asm.jmp_mem(SCRATCH);
+}
+
+/// The guest's registers, from the processor in R15.
+fn take_registers(asm: &mut Asm) {
+    for n in 0..16 {
+        let from = cpu_at(host::R15, gpr_offset(n));
+        match host_of(n) {
+            Some(register) => asm.load(register, from),
+            None => copy(asm, spilled_at(n), from),
+        }
+    }
+}
+
+/// All of the guest's registers, to the processor, whose address is in R15 afterwards.
+fn give_registers(asm: &mut Asm) {
+    asm.load(host::R15, CPU);
+    for n in 0..16 {
+        let to = cpu_at(host::R15, gpr_offset(n));
+        match host_of(n) {
+            Some(register) => asm.store(to, register),
+            None => copy(asm, to, spilled_at(n)),
+        }
+    }
+    asm.alu_mem_imm(false, alu::CMP, XMM, 0);
+    let skip = asm.jcc(cond::E, 0);
+    // stmxcsr
+    asm.reg_mem(false, &[0x0f, 0xae], 3, cpu_at(host::R15, mxcsr()));
+    for n in 0..16 {
+        asm.reg_mem(false, &[0x0f, 0x29], n, cpu_at(host::R15, xmm(n)));
+    }
+    // ldmxcsr
+    asm.reg_mem(false, &[0x0f, 0xae], 2, MXCSR);
+    asm.land(skip);
+}
+
+/// MXCSR and the XMM registers, from the processor in R15.
+fn take_xmm(asm: &mut Asm) {
+    asm.reg_mem(false, &[0x0f, 0xae], 2, cpu_at(host::R15, mxcsr()));
+    for n in 0..16 {
+        asm.reg_mem(false, &[0x0f, 0x28], n, cpu_at(host::R15, xmm(n)));
+    }
+}
+
+/// Leaves; the result is where to go for it with the registers given back and the processor in R15.
+fn leave_code(asm: &mut Asm) -> usize {
+    give_registers(asm);
+    let given = asm.address();
+    copy(asm, cpu_at(host::R15, exchange!(flags)), FLAGS);
+    copy(asm, cpu_at(host::R15, exchange!(page)), PAGE);
+    copy(asm, cpu_at(host::R15, exchange!(budget)), BUDGET);
+    asm.load32(host::R14, LINK);
+    asm.store32(cpu_at(host::R15, exchange!(link)), host::R14);
+    asm.load32(host::RAX, REASON);
+    asm.alu_imm(true, alu::ADD, host::RSP, FRAME_BYTES);
+    for register in SAVED.into_iter().rev() {
+        pop(asm, register);
+    }
+    asm.out.push(0xc3);
+    given
+}
+
+/// Calls `helper(cpu, frame)` for the site in R14. It returns 0 to go on, else the reason to leave.
+fn call_helper(asm: &mut Asm, helper: usize, given: usize) {
+    asm.store32(SITE, host::R14);
+    give_registers(asm);
+    asm.mov(host::RDI, host::R15);
+    asm.mov(host::RSI, host::RSP);
+    asm.mov_imm64(host::RAX, helper as u64);
+    asm.bytes(&[0xff, 0xd0]); // call rax
+    asm.load(host::R15, CPU);
+    asm.reg_reg(false, &[0x85], host::RAX, host::RAX); // test eax, eax
+    let leaves = asm.jcc(cond::NE, 0);
+    asm.alu_mem_imm(false, alu::CMP, XMM, 0);
+    let skip = asm.jcc(cond::E, 0);
+    take_xmm(asm);
+    asm.land(skip);
+    take_registers(asm);
+    asm.jmp_mem(RESUME);
+    asm.land(leaves);
+    asm.store32(REASON, host::RAX);
+    asm.jmp(given);
+}
+
+fn miss(asm: &mut Asm, leave: usize) {
+    asm.load(host::R15, CPU);
+    asm.store(cpu_at(host::R15, offset_of!(Cpu, rip)), host::R14);
+    asm.store_imm32(REASON, reason::MISS);
+    asm.jmp(leave);
+}
+
+fn link(asm: &mut Asm, leave: usize) {
+    asm.store32(LINK, host::R14);
+    asm.store_imm32(REASON, reason::LINK);
+    asm.jmp(leave);
+}
+
+/// Called with a return address on the stack, so that the frame is 8 bytes further up.
+fn load_xmm(asm: &mut Asm) {
+    asm.load(host::R15, Mem::frame(CPU.disp + 8));
+    let gate = offset_of!(Cpu, gate) + offset_of!(crate::interp::gate::Gate, sse);
+    asm.reg_mem(false, &[0x80], alu::CMP, cpu_at(host::R15, gate)); // cmp byte [gate], 0
+    asm.out.push(0);
+    let gated = asm.jcc(cond::NE, 0);
+    // With an exception unmasked the host would get it: those instructions are left to the interpreter.
+    asm.load32(host::R14, cpu_at(host::R15, mxcsr()));
+    asm.alu_imm(false, alu::AND, host::R14, MXCSR_DEFAULT as i32);
+    asm.alu_imm(false, alu::CMP, host::R14, MXCSR_DEFAULT as i32);
+    let unmasked = asm.jcc(cond::NE, 0);
+    take_xmm(asm);
+    asm.store_imm32(Mem::frame(XMM.disp + 8), 1);
+    asm.mov_imm32(host::R15, 1);
+    asm.out.push(0xc3);
+    asm.land(gated);
+    asm.land(unmasked);
+    asm.mov_imm32(host::R15, 0);
+    asm.out.push(0xc3);
+}
+
+fn push(asm: &mut Asm, register: u8) {
+    if register >= 8 {
+        asm.out.push(0x41);
+    }
+    asm.out.push(0x50 | register & 7);
+}
+
+fn pop(asm: &mut Asm, register: u8) {
+    if register >= 8 {
+        asm.out.push(0x41);
+    }
+    asm.out.push(0x58 | register & 7);
+}
