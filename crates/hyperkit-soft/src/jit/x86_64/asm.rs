@@ -41,6 +41,7 @@ impl Mem {
 /// Condition codes, as the low four bits of Jcc, SETcc and CMOVcc have them.
 #[allow(missing_docs, reason = "the names are the SDM's")]
 pub mod cond {
+    pub const B: u8 = 2;
     pub const AE: u8 = 3;
     pub const E: u8 = 4;
     pub const NE: u8 = 5;

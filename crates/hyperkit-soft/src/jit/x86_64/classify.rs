@@ -1,6 +1,6 @@
 //! Which instructions are translated by encoding them again, and what they do with the flags.
 
-use iced_x86::{CpuidFeature, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{CpuidFeature, EncodingKind, Instruction, Mnemonic as M, OpKind, Register};
 
 use super::flags::{ALL, CF};
 
@@ -142,8 +142,28 @@ pub fn is_integer(instruction: &Instruction) -> bool {
         M::Bt | M::Bts | M::Btr | M::Btc => {
             instruction.op0_kind() == OpKind::Register || instruction.op1_kind() != OpKind::Register
         }
-        _ => conditional && is_cmov_or_setcc(instruction),
+        _ => (conditional && is_cmov_or_setcc(instruction)) || is_bit_manipulation(instruction),
     }
+}
+
+/// BMI1 and BMI2.
+fn is_bit_manipulation(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        M::Andn
+            | M::Bextr
+            | M::Blsi
+            | M::Blsmsk
+            | M::Blsr
+            | M::Bzhi
+            | M::Mulx
+            | M::Pdep
+            | M::Pext
+            | M::Rorx
+            | M::Sarx
+            | M::Shlx
+            | M::Shrx
+    )
 }
 
 fn is_cmov_or_setcc(instruction: &Instruction) -> bool {
@@ -176,8 +196,42 @@ pub fn is_sse(instruction: &Instruction) -> bool {
     known && operands && vectors && !matches!(instruction.mnemonic(), M::Maskmovdqu)
 }
 
+/// Whether a VEX-encoded instruction on vector registers can be encoded again.
+pub fn is_avx(instruction: &Instruction) -> bool {
+    if instruction.encoding() != EncodingKind::VEX {
+        return false;
+    }
+    let excluded = matches!(
+        instruction.mnemonic(),
+        M::Vmaskmovps
+            | M::Vmaskmovpd
+            | M::Vpmaskmovd
+            | M::Vpmaskmovq
+            | M::Vmaskmovdqu
+            | M::Vldmxcsr
+            | M::Vstmxcsr
+            | M::Vzeroall
+    );
+    let registers = (0..instruction.op_count())
+        .filter(|n| instruction.op_kind(*n) == OpKind::Register)
+        .map(|n| instruction.op_register(n));
+    let vectors = registers.clone().any(|register| register.is_xmm() || register.is_ymm());
+    let known = registers
+        .clone()
+        .all(|register| register.is_xmm() || register.is_ymm() || register.is_gpr32() || register.is_gpr64());
+    let clears = instruction.mnemonic() == M::Vzeroupper;
+    let gathers = instruction.memory_index().is_vector_register();
+    !excluded && known && !gathers && (vectors || clears)
+}
+
 /// Whether the memory operand of an SSE instruction must be aligned.
 pub fn must_be_aligned(instruction: &Instruction) -> bool {
+    if instruction.encoding() == EncodingKind::VEX {
+        return matches!(
+            instruction.mnemonic(),
+            M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa
+        );
+    }
     instruction.memory_size().size() == 16
         && !matches!(
             instruction.mnemonic(),

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, InstructionInfoFactory};
 
 use super::asm::{Asm, Mem, alu, cond, host};
 use super::flags::{self, Place, Recipe, Tracker};
-use super::frame::{BASES, BUDGET, PAGE, TLB, XMM, host_of, spilled_at};
+use super::frame::{BASES, BUDGET, PAGE, TLB, VECTORS, host_of, spilled_at};
 use super::helpers::{Kind, Site};
 use super::state::{Link, State};
 use crate::cpu::{CodeSize, seg};
@@ -55,10 +55,12 @@ pub enum ColdKind {
         /// See above.
         save: bool,
     },
-    /// XMM registers are to be loaded; if that cannot be, the instruction of the site is left to the interpreter.
-    LoadXmm {
+    /// Vector registers are to be loaded; if that cannot be, the instruction of the site is left to the interpreter.
+    LoadVectors {
         /// The site.
         site: u32,
+        /// Whether with the upper halves of the YMM registers.
+        upper: bool,
         /// Where the code goes on.
         back: usize,
     },
@@ -84,8 +86,8 @@ pub struct Emit<'a> {
     pub before: u32,
     /// Whether they were taken from the budget yet.
     pub counted: bool,
-    /// Whether the XMM registers are known to be loaded.
-    pub xmm: bool,
+    /// What is known to be loaded of the vector registers: 1 for XMM, 2 for YMM.
+    pub vectors: i32,
     /// Rare code.
     pub cold: Vec<Cold>,
     /// Sites whose `resume` is an offset in this code: number and offset.
@@ -133,7 +135,7 @@ impl Emit<'_> {
         self.asm.jmp(stub);
         self.resumes.push((site, self.asm.here()));
         self.flags = Tracker::at(Place::Frame);
-        self.xmm = false;
+        self.vectors = 0;
     }
 
     /// Takes the block's instructions from the budget and leaves if it is used up. RFLAGS are overwritten.
@@ -289,19 +291,20 @@ impl Emit<'_> {
         if self.flags.place == Place::Recipe { self.flags.recipe } else { None }
     }
 
-    /// Sees to it that the XMM registers are loaded.
-    pub fn need_xmm(&mut self, instruction: &Instruction) {
-        if self.xmm {
+    /// Sees to it that the XMM registers are loaded, or the YMM registers.
+    pub fn need_vectors(&mut self, instruction: &Instruction, upper: bool) {
+        let level = if upper { 2 } else { 1 };
+        if self.vectors >= level {
             return;
         }
         self.flags.need_frame(&mut self.asm);
         self.flags.before_clobber(&mut self.asm);
-        self.asm.alu_mem_imm(false, alu::CMP, XMM, 0);
-        let from = self.asm.jcc(cond::E, 0);
+        self.asm.alu_mem_imm(false, alu::CMP, VECTORS, level);
+        let from = self.asm.jcc(cond::B, 0);
         let site = self.site(instruction, Kind::Last);
         let back = self.asm.here();
-        self.cold.push(Cold { from: [from, 0], kind: ColdKind::LoadXmm { site, back } });
-        self.xmm = true;
+        self.cold.push(Cold { from: [from, 0], kind: ColdKind::LoadVectors { site, upper, back } });
+        self.vectors = level;
     }
 
     /// Emits the rare code.
@@ -355,8 +358,8 @@ impl Emit<'_> {
                 }
                 self.far(distance);
             }
-            ColdKind::LoadXmm { site, back } => {
-                self.asm.call(stubs.load_xmm);
+            ColdKind::LoadVectors { site, upper, back } => {
+                self.asm.call(if upper { stubs.load_ymm } else { stubs.load_xmm });
                 self.asm.reg_reg(false, &[0x85], host::R15, host::R15);
                 let target = self.asm.base + back;
                 self.asm.jcc(cond::NE, target);

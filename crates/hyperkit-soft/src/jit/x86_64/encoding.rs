@@ -18,6 +18,17 @@ pub struct Encoding<'a> {
     opcode: &'a [u8],
     modrm: Option<u8>,
     imm: &'a [u8],
+    vex: Option<Vex>,
+}
+
+/// What a VEX prefix says besides registers.
+#[derive(Debug, Clone, Copy)]
+struct Vex {
+    map: u8,
+    wide: u8,
+    vvvv: u8,
+    /// L and pp.
+    low: u8,
 }
 
 /// Which register operand is encoded where.
@@ -29,6 +40,8 @@ pub struct Fields {
     pub rm: Option<u32>,
     /// Number of the operand in the opcode.
     pub opcode: Option<u32>,
+    /// Number of the operand in VEX.vvvv.
+    pub vvvv: Option<u32>,
 }
 
 /// Where the operands of an instruction are encoded; `None` if it has some that are not understood here.
@@ -37,7 +50,7 @@ pub fn fields(instruction: &Instruction) -> Option<Fields> {
     let mut fields = Fields::default();
     for n in 0..info.op_count() {
         match info.op_kind(n) {
-            Kind::r8_reg | Kind::r16_reg | Kind::r32_reg | Kind::r64_reg | Kind::xmm_reg => {
+            Kind::r8_reg | Kind::r16_reg | Kind::r32_reg | Kind::r64_reg | Kind::xmm_reg | Kind::ymm_reg => {
                 fields.reg = Some(n)
             }
             Kind::r8_or_mem
@@ -49,10 +62,14 @@ pub fn fields(instruction: &Instruction) -> Option<Fields> {
             | Kind::r16_rm
             | Kind::r32_rm
             | Kind::r64_rm
+            | Kind::ymm_or_mem
+            | Kind::ymm_rm
             | Kind::xmm_rm => fields.rm = Some(n),
             Kind::r8_opcode | Kind::r16_opcode | Kind::r32_opcode | Kind::r64_opcode => {
                 fields.opcode = Some(n)
             }
+            Kind::r32_vvvv | Kind::r64_vvvv | Kind::xmm_vvvv | Kind::ymm_vvvv => fields.vvvv = Some(n),
+            Kind::xmm_is4 | Kind::ymm_is4 => {}
             Kind::imm8
             | Kind::imm8_const_1
             | Kind::imm16
@@ -76,7 +93,7 @@ pub fn fields(instruction: &Instruction) -> Option<Fields> {
 impl<'a> Encoding<'a> {
     /// Takes `bytes`, the whole of `instruction`, apart. `None` for encodings other than the legacy one.
     pub fn of(instruction: &Instruction, bytes: &'a [u8], fields: Fields) -> Option<Encoding<'a>> {
-        if instruction.encoding() != EncodingKind::Legacy {
+        if !matches!(instruction.encoding(), EncodingKind::Legacy | EncodingKind::VEX) {
             return None;
         }
         let mut this = Encoding {
@@ -87,6 +104,7 @@ impl<'a> Encoding<'a> {
             opcode: &[],
             modrm: None,
             imm: &[],
+            vex: None,
         };
         let mut at = 0;
         loop {
@@ -104,7 +122,11 @@ impl<'a> Encoding<'a> {
             }
             at += 1;
         }
+        if instruction.encoding() == EncodingKind::VEX {
+            at = this.vex_prefix(bytes, at)?;
+        }
         let opcode_bytes = match bytes.get(at..at + 2) {
+            _ if this.vex.is_some() => 1,
             Some([0x0f, 0x38 | 0x3a]) => 3,
             Some([0x0f, _]) => 2,
             _ => 1,
@@ -120,14 +142,50 @@ impl<'a> Encoding<'a> {
         Some(this)
     }
 
+    /// Takes in a VEX prefix; gives where the opcode is.
+    fn vex_prefix(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
+        match *bytes.get(at..at + 3)? {
+            [0xc5, low, _] => {
+                self.vex = Some(Vex { map: 1, wide: 0, vvvv: !low >> 3 & 15, low: low & 7 });
+                Some(at + 2)
+            }
+            [0xc4, map, low] => {
+                self.vex = Some(Vex { map: map & 31, wide: low & 0x80, vvvv: !low >> 3 & 15, low: low & 7 });
+                Some(at + 3)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether there is a REX prefix, without which byte registers 4 to 7 are AH to BH.
     pub fn has_rex(&self) -> bool {
         self.has_rex
     }
 
-    /// Emits the instruction with `reg` in ModRM.reg (if that is a register), `rm` as the other operand.
-    pub fn emit(&self, asm: &mut Asm, reg: Option<u8>, rm: Option<Rm>) {
-        self.emit_changed(asm, reg, rm, |opcode| opcode, 0);
+    /// Emits the instruction with `reg` in ModRM.reg (if that is a register), `rm` as the other operand, `vvvv` as the third.
+    pub fn emit(&self, asm: &mut Asm, reg: Option<u8>, rm: Option<Rm>, vvvv: Option<u8>) {
+        match self.vex {
+            Some(vex) => self.emit_vex(asm, reg, rm, Vex { vvvv: vvvv.unwrap_or(vex.vvvv), ..vex }),
+            None => self.emit_changed(asm, reg, rm, |opcode| opcode, 0),
+        }
+    }
+
+    fn emit_vex(&self, asm: &mut Asm, reg: Option<u8>, rm: Option<Rm>, vex: Vex) {
+        let rex = match rm {
+            Some(Rm::Register(register) | Rm::Opcode(register)) => register >> 3,
+            Some(Rm::Memory(mem)) => rex_of(mem),
+            None => 0,
+        };
+        let rex = rex | reg.map_or(0, |reg| reg >> 3 << 2);
+        asm.bytes(&[0xc4, (!rex & 7) << 5 | vex.map, vex.wide | (!vex.vvvv & 15) << 3 | vex.low]);
+        asm.bytes(self.opcode);
+        let field = reg.unwrap_or(self.modrm.map_or(0, |modrm| modrm >> 3 & 7));
+        match rm {
+            Some(Rm::Register(register)) => asm.out.push(0xc0 | (field & 7) << 3 | register & 7),
+            Some(Rm::Memory(mem)) => asm.modrm(field, mem),
+            _ => {}
+        }
+        asm.bytes(self.imm);
     }
 
     /// The same with the last byte of the opcode changed, and with bits of ModRM.reg, an opcode extension, flipped.

@@ -32,8 +32,8 @@ pub struct Frame {
     pub resume: usize,
     /// For the time of a few instructions.
     pub scratch: [u64; 2],
-    /// Whether the guest's XMM registers and MXCSR are in the host's.
-    pub xmm: u32,
+    /// Whether the guest's XMM registers and MXCSR are in the host's (1), or the whole of its YMM registers (2).
+    pub vectors: u32,
     /// The site that a call is made for.
     pub site: u32,
     /// Why the code is left, see [`reason`].
@@ -100,7 +100,7 @@ places! {
     BASES = bases;
     RESUME = resume;
     SCRATCH = scratch;
-    XMM = xmm;
+    VECTORS = vectors;
     SITE = site;
     REASON = reason;
     LINK = link;

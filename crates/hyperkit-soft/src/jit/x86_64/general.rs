@@ -24,6 +24,7 @@ struct Spill {
 struct Plan {
     reg: Option<u8>,
     rm: Option<Rm>,
+    vvvv: Option<u8>,
     spills: [Option<Spill>; 2],
     memory: bool,
     writes_memory: bool,
@@ -43,7 +44,8 @@ fn is_rex_register(register: Register) -> bool {
 impl Emit<'_> {
     /// Emits an instruction by encoding it again. False, with nothing emitted, if it is none of those.
     pub fn general(&mut self, instruction: &Instruction, bytes: &[u8]) -> bool {
-        let sse = classify::is_sse(instruction);
+        let avx = classify::is_avx(instruction);
+        let sse = avx || classify::is_sse(instruction);
         if !sse && !classify::is_integer(instruction) {
             return false;
         }
@@ -65,12 +67,12 @@ impl Emit<'_> {
         let Some(plan) = plan(instruction, fields, encoding.has_rex(), &accesses) else { return false };
         if plan.memory {
             let size = instruction.memory_size().size();
-            if !(1..=16).contains(&size) || !self.addressable(instruction) {
+            if !(1..=32).contains(&size) || !self.addressable(instruction) {
                 return false;
             }
         }
         if sse {
-            self.need_xmm(instruction);
+            self.need_vectors(instruction, avx);
         }
         let usage = flag_use(instruction);
         if plan.memory {
@@ -90,7 +92,7 @@ impl Emit<'_> {
             instruction.op_kind(*n) == OpKind::Register && is_rex_register(instruction.op_register(*n))
         };
         let has_rex = (0..instruction.op_count()).any(|n| has_rex(&n));
-        instruction.encoding() == iced_x86::EncodingKind::Legacy
+        matches!(instruction.encoding(), iced_x86::EncodingKind::Legacy | iced_x86::EncodingKind::VEX)
             && plan(instruction, fields, has_rex, &accesses).is_some_and(|plan| !plan.memory)
     }
 
@@ -127,7 +129,7 @@ impl Emit<'_> {
             self.flags.before_write(&mut self.asm, written);
         }
         self.fill(plan);
-        encoding.emit(&mut self.asm, plan.reg, plan.rm);
+        encoding.emit(&mut self.asm, plan.reg, plan.rm, plan.vvvv);
         self.spill(plan);
         match usage.writes {
             Writes::Nothing => {}
@@ -150,7 +152,7 @@ impl Emit<'_> {
     ) {
         let size = instruction.memory_size().size() as u32;
         let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
-        let aligned = size > 1 && (locked || (size == 16 && classify::must_be_aligned(instruction)));
+        let aligned = size > 1 && (locked || classify::must_be_aligned(instruction));
         self.address(instruction);
         let from = self.check(size, plan.writes_memory, aligned);
         let recipe = self.slow_recipe();
@@ -167,7 +169,7 @@ impl Emit<'_> {
             self.flags.before_write(&mut self.asm, written);
         }
         self.fill(plan);
-        encoding.emit(&mut self.asm, plan.reg, Some(Rm::Memory(rm)));
+        encoding.emit(&mut self.asm, plan.reg, Some(Rm::Memory(rm)), plan.vvvv);
         self.spill(plan);
         if usage.writes != Writes::Nothing {
             self.flags.overwritten(None);
@@ -222,7 +224,8 @@ impl Emit<'_> {
 
 /// Which host register or memory each operand is; `None` if it cannot be encoded.
 fn plan(instruction: &Instruction, fields: Fields, has_rex: bool, accesses: &[OpAccess; 5]) -> Option<Plan> {
-    let mut plan = Plan { reg: None, rm: None, spills: [None; 2], memory: false, writes_memory: false };
+    let mut plan =
+        Plan { reg: None, rm: None, vvvv: None, spills: [None; 2], memory: false, writes_memory: false };
     let mut spills = 0;
     plan.memory = fields.rm.is_some_and(|n| instruction.op_kind(n) == OpKind::Memory);
     let implied_memory = (0..instruction.op_count()).any(|n| {
@@ -234,7 +237,7 @@ fn plan(instruction: &Instruction, fields: Fields, has_rex: bool, accesses: &[Op
     }
     let mut needs_rex = plan.memory;
     let mut high_byte = false;
-    for n in [fields.reg, fields.rm, fields.opcode].into_iter().flatten() {
+    for n in [fields.reg, fields.rm, fields.opcode, fields.vvvv].into_iter().flatten() {
         let access = accesses[n as usize];
         if instruction.op_kind(n) == OpKind::Memory {
             plan.writes_memory =
@@ -242,7 +245,7 @@ fn plan(instruction: &Instruction, fields: Fields, has_rex: bool, accesses: &[Op
             continue;
         }
         let register = instruction.op_register(n);
-        let number = if register.is_xmm() {
+        let number = if register.is_xmm() || register.is_ymm() {
             register.number() as u8
         } else if is_high_byte(register) {
             high_byte = true;
@@ -263,6 +266,8 @@ fn plan(instruction: &Instruction, fields: Fields, has_rex: bool, accesses: &[Op
         needs_rex |= number >= 8 || (has_rex && register.is_gpr8());
         if fields.reg == Some(n) {
             plan.reg = Some(number);
+        } else if fields.vvvv == Some(n) {
+            plan.vvvv = Some(number);
         } else if fields.rm == Some(n) {
             plan.rm = Some(Rm::Register(number));
         } else {
@@ -271,6 +276,9 @@ fn plan(instruction: &Instruction, fields: Fields, has_rex: bool, accesses: &[Op
     }
     let same_twice =
         spills == 2 && plan.spills[0].zip(plan.spills[1]).is_some_and(|(a, b)| a.guest == b.guest);
+    if same_twice && fields.vvvv.is_some() {
+        return None;
+    }
     if same_twice {
         // Both fields name one register, so both get one host register.
         let (first, second) = (plan.spills[0]?, plan.spills[1]?);
@@ -306,7 +314,7 @@ fn recipe(instruction: &Instruction, encoding: &Encoding, fields: Fields, plan: 
         }
     }
     match instruction.mnemonic() {
-        M::Cmp | M::Test => encoding.emit(&mut asm, plan.reg, plan.rm),
+        M::Cmp | M::Test => encoding.emit(&mut asm, plan.reg, plan.rm, None),
         M::And | M::Or | M::Xor => {
             let register = host_of(numbers[0])?;
             reads = 1 << numbers[0];
@@ -327,7 +335,7 @@ fn recipe(instruction: &Instruction, encoding: &Encoding, fields: Fields, plan: 
             let by_extension = fields.reg.is_none() && fields.rm.is_some();
             let (flip, bits) = if by_extension { (5, 0) } else { (0, 0x28) };
             encoding.emit_changed(&mut asm, plan.reg, plan.rm, |opcode| opcode ^ bits, flip);
-            encoding.emit(&mut asm, plan.reg, plan.rm);
+            encoding.emit(&mut asm, plan.reg, plan.rm, None);
         }
         _ => return None,
     }

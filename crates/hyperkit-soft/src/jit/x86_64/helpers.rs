@@ -119,7 +119,7 @@ fn execute(cpu: &mut Cpu, frame: &mut Frame, site: &Site) -> u32 {
             frame.tlb = cpu.tlb;
             frame.bases = [cpu.seg_base[seg::FS], cpu.seg_base[seg::GS]];
             if site.kind == Kind::Untranslated {
-                frame.xmm = 0;
+                frame.vectors = 0;
             }
             frame.resume = site.resume;
             0

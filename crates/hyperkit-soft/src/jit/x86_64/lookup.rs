@@ -1,10 +1,10 @@
 //! Where indirect jumps, returns and jumps to other pages lead: a direct-mapped table by linear address.
 //!
-//! An entry holds as long as the translation of its address does. There is a table for privilege level 3 in each address
-//! space that is kept, and one for the other levels.
+//! An entry holds as long as the translation of its address does. There is a table for privilege level 3 and one
+//! for the others in each address space that is kept.
 
 /// Entries, a power of two.
-const ENTRIES: usize = 16384;
+const ENTRIES: usize = 8192;
 
 /// Entries that are remembered one by one for the next clearing; past it all are looked at.
 const REMEMBERED: usize = 4096;

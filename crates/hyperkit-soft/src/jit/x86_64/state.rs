@@ -69,10 +69,8 @@ pub struct State {
     sites: Vec<Site>,
     links: Vec<Link>,
     translations: HashMap<Key, Translation>,
-    /// For privilege level 3, one for each address space.
-    user: [JumpTable; SPACES],
-    /// For the others.
-    supervisor: JumpTable,
+    /// For each address space, by whether the privilege level is 3.
+    tables: Vec<[JumpTable; 2]>,
     /// Which address space is current.
     space: usize,
     /// Counts how often everything was dropped; never 0.
@@ -96,8 +94,7 @@ impl State {
             sites: Vec::new(),
             links: Vec::new(),
             translations: HashMap::new(),
-            user: std::array::from_fn(|_| JumpTable::new(miss)),
-            supervisor: JumpTable::new(miss),
+            tables: (0..SPACES).map(|_| [JumpTable::new(miss), JumpTable::new(miss)]).collect(),
             space: 0,
             generation: 1,
             granted: 0,
@@ -212,35 +209,28 @@ impl State {
         self.sites.clear();
         self.links.clear();
         self.translations.clear();
-        self.user.iter_mut().for_each(JumpTable::clear);
-        self.supervisor.clear();
+        self.tables.iter_mut().flatten().for_each(JumpTable::clear);
         self.generation = self.generation.wrapping_add(1).max(1);
     }
 
     /// The table for a privilege, in the current address space.
     pub fn table(&mut self, user: bool) -> &mut JumpTable {
-        if user { &mut self.user[self.space] } else { &mut self.supervisor }
+        &mut self.tables[self.space][usize::from(user)]
     }
 
     /// Translations of addresses of an address space changed, but for global ones.
     pub fn space_changed(&mut self, space: usize) {
-        self.user[space].clear_local();
-        self.supervisor.clear_local();
+        self.tables[space].iter_mut().for_each(JumpTable::clear_local);
     }
 
-    /// Another address space is entered. What the supervisor found in the one before through translations of its own does
-    /// not hold there.
+    /// Another address space is entered.
     pub fn enter_space(&mut self, space: usize) {
-        if space != self.space {
-            self.supervisor.clear_local();
-            self.space = space;
-        }
+        self.space = space;
     }
 
     /// Global translations of addresses changed.
     pub fn global_changed(&mut self) {
-        self.user.iter_mut().for_each(JumpTable::clear_global);
-        self.supervisor.clear_global();
+        self.tables.iter_mut().flatten().for_each(JumpTable::clear_global);
     }
 
     /// Gives translated code a new budget.

@@ -9,7 +9,7 @@ use std::mem::offset_of;
 use super::asm::{Asm, Mem, alu, cond, host};
 use super::frame::{
     BASES, BUDGET, CPU, FLAGS, FRAME_BYTES, JUMPS, LINK, MXCSR, PAGE, REASON, RESUME, SCRATCH, SITE, TLB,
-    XMM, cpu_at, gpr_offset, host_of, reason, spilled_at,
+    VECTORS, cpu_at, gpr_offset, host_of, reason, spilled_at,
 };
 use super::helpers;
 use crate::cpu::Cpu;
@@ -43,6 +43,8 @@ pub struct Stubs {
     /// Subroutine: puts the guest's XMM registers into the host's. R15 is then 1, or 0 if the guest must not use them
     /// now, or only with care.
     pub load_xmm: usize,
+    /// The same with the upper halves of the YMM registers.
+    pub load_ymm: usize,
 }
 
 fn mxcsr() -> usize {
@@ -85,7 +87,9 @@ pub fn make(asm: &mut Asm) -> Stubs {
     stubs.link = align(asm);
     link(asm, leave);
     stubs.load_xmm = align(asm);
-    load_xmm(asm);
+    load_vectors(asm, false);
+    stubs.load_ymm = align(asm);
+    load_vectors(asm, true);
     stubs
 }
 
@@ -117,7 +121,7 @@ fn enter(asm: &mut Asm) {
     copy(asm, JUMPS, cpu_at(host::R15, exchange!(jumps)));
     copy(asm, TLB, cpu_at(host::R15, offset_of!(Cpu, tlb)));
     take_bases(asm);
-    asm.store_imm32(XMM, 0);
+    asm.store_imm32(VECTORS, 0);
     asm.store_imm32(MXCSR, MXCSR_DEFAULT);
     take_registers(asm);
     asm.load(host::R14, cpu_at(host::R15, offset_of!(Cpu, rip)));
@@ -145,8 +149,14 @@ fn give_registers(asm: &mut Asm) {
             None => copy(asm, to, spilled_at(n)),
         }
     }
-    asm.alu_mem_imm(false, alu::CMP, XMM, 0);
-    let skip = asm.jcc(cond::E, 0);
+    asm.alu_mem_imm(false, alu::CMP, VECTORS, 1);
+    let skip = asm.jcc(cond::B, 0);
+    let lower = asm.jcc(cond::E, 0);
+    for n in 0..16 {
+        vector_half(asm, EXTRACT, n);
+    }
+    asm.bytes(&[0xc5, 0xf8, 0x77]); // vzeroupper
+    asm.land(lower);
     // stmxcsr
     asm.reg_mem(false, &[0x0f, 0xae], 3, cpu_at(host::R15, mxcsr()));
     for n in 0..16 {
@@ -155,6 +165,28 @@ fn give_registers(asm: &mut Asm) {
     // ldmxcsr
     asm.reg_mem(false, &[0x0f, 0xae], 2, MXCSR);
     asm.land(skip);
+}
+
+/// An instruction between the upper half of YMM register `n` and its place in the processor in R15: map 3 of VEX, with 1 as
+/// its immediate operand.
+fn vector_half(asm: &mut Asm, opcode: u8, n: u8) {
+    let from = opcode == INSERT;
+    let vvvv = if from { !n & 15 } else { 15 };
+    asm.bytes(&[0xc4, (!(n >> 3) & 1) << 7 | 0x43, vvvv << 3 | 5, opcode]);
+    asm.modrm(n, cpu_at(host::R15, offset_of!(Cpu, upper) + 16 * usize::from(n)));
+    asm.out.push(1);
+}
+
+/// Opcode of VINSERTF128.
+const INSERT: u8 = 0x18;
+/// Opcode of VEXTRACTF128.
+const EXTRACT: u8 = 0x19;
+
+/// The upper halves of the YMM registers, from the processor in R15.
+fn take_upper(asm: &mut Asm) {
+    for n in 0..16 {
+        vector_half(asm, INSERT, n);
+    }
 }
 
 /// MXCSR and the XMM registers, from the processor in R15.
@@ -194,9 +226,13 @@ fn call_helper(asm: &mut Asm, helper: usize, given: usize) {
     asm.load(host::R15, CPU);
     asm.reg_reg(false, &[0x85], host::RAX, host::RAX); // test eax, eax
     let leaves = asm.jcc(cond::NE, 0);
-    asm.alu_mem_imm(false, alu::CMP, XMM, 0);
-    let skip = asm.jcc(cond::E, 0);
+    asm.alu_mem_imm(false, alu::CMP, VECTORS, 1);
+    let skip = asm.jcc(cond::B, 0);
     take_xmm(asm);
+    asm.alu_mem_imm(false, alu::CMP, VECTORS, 1);
+    let lower = asm.jcc(cond::E, 0);
+    take_upper(asm);
+    asm.land(lower);
     asm.land(skip);
     take_registers(asm);
     asm.jmp_mem(RESUME);
@@ -218,26 +254,41 @@ fn link(asm: &mut Asm, leave: usize) {
     asm.jmp(leave);
 }
 
-/// Called with a return address on the stack, so that the frame is 8 bytes further up.
-fn load_xmm(asm: &mut Asm) {
+/// Called with a return address on the stack, so that the frame is 8 bytes further up. With `upper` the YMM registers are
+/// loaded, of which the lower halves may be there.
+fn load_vectors(asm: &mut Asm, upper: bool) {
+    let vectors = Mem::frame(VECTORS.disp + 8);
+    let done = |asm: &mut Asm, result: u32| {
+        asm.mov_imm32(host::R15, result);
+        asm.out.push(0xc3);
+    };
     asm.load(host::R15, Mem::frame(CPU.disp + 8));
-    let gate = offset_of!(Cpu, gate) + offset_of!(crate::interp::gate::Gate, sse);
-    asm.reg_mem(false, &[0x80], alu::CMP, cpu_at(host::R15, gate)); // cmp byte [gate], 0
+    let field = if upper {
+        offset_of!(crate::interp::gate::Gate, avx)
+    } else {
+        offset_of!(crate::interp::gate::Gate, sse)
+    };
+    let gate = cpu_at(host::R15, offset_of!(Cpu, gate) + field);
+    asm.reg_mem(false, &[0x80], alu::CMP, gate); // cmp byte [gate], 0
     asm.out.push(0);
     let gated = asm.jcc(cond::NE, 0);
+    asm.alu_mem_imm(false, alu::CMP, vectors, 1);
+    let have_lower = asm.jcc(cond::E, 0);
     // With an exception unmasked the host would get it: those instructions are left to the interpreter.
     asm.load32(host::R14, cpu_at(host::R15, mxcsr()));
     asm.alu_imm(false, alu::AND, host::R14, MXCSR_DEFAULT as i32);
     asm.alu_imm(false, alu::CMP, host::R14, MXCSR_DEFAULT as i32);
     let unmasked = asm.jcc(cond::NE, 0);
     take_xmm(asm);
-    asm.store_imm32(Mem::frame(XMM.disp + 8), 1);
-    asm.mov_imm32(host::R15, 1);
-    asm.out.push(0xc3);
+    asm.land(have_lower);
+    if upper {
+        take_upper(asm);
+    }
+    asm.store_imm32(vectors, if upper { 2 } else { 1 });
+    done(asm, 1);
     asm.land(gated);
     asm.land(unmasked);
-    asm.mov_imm32(host::R15, 0);
-    asm.out.push(0xc3);
+    done(asm, 0);
 }
 
 fn push(asm: &mut Asm, register: u8) {

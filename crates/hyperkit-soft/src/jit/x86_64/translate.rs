@@ -51,7 +51,7 @@ pub fn translate(state: &mut State, source: &Source) -> bool {
         total: instructions.len() as u32,
         before: 0,
         counted: false,
-        xmm: false,
+        vectors: 0,
         cold: Vec::new(),
         resumes: Vec::new(),
         links: Vec::new(),
