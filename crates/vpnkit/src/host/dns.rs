@@ -1,5 +1,6 @@
 //! Passes DNS queries to the host's resolvers: each attempt has its own socket and identifier, so that answers can
-//! hardly be forged (RFC 5452) and errors of one resolver lead to the next at once.
+//! hardly be forged (RFC 5452) and errors of one resolver lead to the next at once. A socket is used again a few times,
+//! chosen by chance among those at rest, because to make one costs more than the query.
 
 mod files;
 
@@ -27,6 +28,30 @@ const ATTEMPTS_MAX: usize = 6;
 /// Codes of an answer that another resolver may do better than: SERVFAIL, NOTIMP, REFUSED.
 const CODES_POOR: [u8; 3] = [2, 4, 5];
 
+/// Sockets at rest.
+const RESTING_MAX: usize = 64;
+/// Queries for which one socket, and so one port, is used.
+const USES_MAX: u32 = 64;
+/// How long one socket is used.
+const USED_FOR: Duration = Duration::from_secs(5);
+
+/// A socket whose query was answered. It keeps its slot.
+#[derive(Debug)]
+struct Resting {
+    socket: UdpSocket,
+    token: Token,
+    slot: usize,
+    origin: Origin,
+}
+
+/// Where a socket leads, and for how long it was used.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    to: SocketAddr,
+    since: Instant,
+    uses: u32,
+}
+
 #[derive(Debug)]
 enum Socket {
     Udp(UdpSocket),
@@ -50,6 +75,7 @@ struct Attempt {
     poor: Option<Vec<u8>>,
     serial: u64,
     socket: Socket,
+    origin: Origin,
     token: Token,
 }
 
@@ -59,6 +85,7 @@ pub struct Forwarder {
     files: Followed,
     slots: Vec<Option<Attempt>>,
     free: Vec<usize>,
+    resting: Vec<Resting>,
     /// In the order in which they end, as all take the same time.
     deadlines: VecDeque<(Instant, usize, u64)>,
     serial: u64,
@@ -71,13 +98,14 @@ impl Forwarder {
             files: Followed::new(resolvers, hosts),
             slots: Vec::new(),
             free: Vec::new(),
+            resting: Vec::new(),
             deadlines: VecDeque::new(),
             serial: 0,
             draws: seed,
         }
     }
 
-    /// Attempts under way: each has one descriptor.
+    /// Descriptors: each attempt under way and each socket at rest has one.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -131,27 +159,75 @@ impl Host {
             if let Some(head) = question.message.get_mut(..2) {
                 head.copy_from_slice(&id.to_be_bytes());
             }
-            let slot = self.dns.free.pop().unwrap_or_else(|| {
-                self.dns.slots.push(None);
-                self.dns.slots.len() - 1
-            });
-            match open(&mut self.poller, slot, to, &question) {
-                Ok((socket, token)) => {
-                    let Question { query, tcp, message, tries, poor } = question;
-                    self.dns.serial += 1;
-                    let serial = self.dns.serial;
-                    self.dns.slots[slot] =
-                        Some(Attempt { query, tcp, message, id, tries, poor, serial, socket, token });
-                    self.dns.deadlines.push_back((now + ATTEMPT, slot, serial));
-                    return;
-                }
-                Err(_) => self.dns.free.push(slot),
+            if let Some((slot, socket, token, origin)) = self.dns_send(now, to, &question) {
+                let Question { query, tcp, message, tries, poor } = question;
+                self.dns.serial += 1;
+                let serial = self.dns.serial;
+                self.dns.slots[slot] =
+                    Some(Attempt { query, tcp, message, id, tries, poor, serial, socket, origin, token });
+                self.dns.deadlines.push_back((now + ATTEMPT, slot, serial));
+                return;
+            }
+        }
+    }
+
+    /// Sends a question from a socket at rest, or from a new one.
+    fn dns_send(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        question: &Question,
+    ) -> Option<(usize, Socket, Token, Origin)> {
+        while !question.tcp && !self.dns.resting.is_empty() {
+            let chosen = usize::from(self.dns.draw()) % self.dns.resting.len();
+            let resting = self.dns.resting.swap_remove(chosen);
+            let mut origin = resting.origin;
+            origin.uses += 1;
+            let fresh = origin.to == to && origin.uses <= USES_MAX && now.since(origin.since) < USED_FOR;
+            if fresh && resting.socket.send(&question.message).is_ok() {
+                return Some((resting.slot, Socket::Udp(resting.socket), resting.token, origin));
+            }
+            self.poller.remove(&resting.socket, resting.token);
+            self.dns.free.push(resting.slot);
+        }
+        let slot = self.dns.free.pop().unwrap_or_else(|| {
+            self.dns.slots.push(None);
+            self.dns.slots.len() - 1
+        });
+        match open(&mut self.poller, slot, to, question) {
+            Ok((socket, token)) => Some((slot, socket, token, Origin { to, since: now, uses: 1 })),
+            Err(_) => {
+                self.dns.free.push(slot);
+                None
+            }
+        }
+    }
+
+    /// Keeps the socket of an answered query for another one, if it is good for one.
+    fn dns_rest(&mut self, slot: usize, socket: Socket, token: Token, origin: Origin) {
+        match socket {
+            Socket::Udp(socket) if self.dns.resting.len() < RESTING_MAX => {
+                self.dns.resting.push(Resting { socket, token, slot, origin });
+            }
+            Socket::Udp(socket) => {
+                self.poller.remove(&socket, token);
+                self.dns.free.push(slot);
+            }
+            Socket::Tcp { stream, .. } => {
+                self.poller.remove(&stream, token);
+                self.dns.free.push(slot);
             }
         }
     }
 
     pub(super) fn dns_event(&mut self, slot: usize, _events: EventFlags) {
-        let Some(Some(attempt)) = self.dns.slots.get_mut(slot) else { return };
+        let Some(Some(attempt)) = self.dns.slots.get_mut(slot) else {
+            // A second answer, or an error about a query that was answered: nobody waits for it.
+            if let Some(resting) = self.dns.resting.iter().find(|resting| resting.slot == slot) {
+                let _ = resting.socket.recv(&mut self.scratch);
+            }
+            return;
+        };
         let id = attempt.id;
         match attempt.progress(&mut self.scratch) {
             Ok(None) => {}
@@ -167,14 +243,14 @@ impl Host {
 
     /// Takes an answer, or asks the next resolver if it is a poor one.
     fn dns_take(&mut self, slot: usize, answer: Vec<u8>) {
-        let Some(mut attempt) = self.dns_close(slot) else { return };
+        let Some(attempt) = self.dns.slots.get_mut(slot).and_then(Option::take) else { return };
+        let Attempt { query, tcp, message, tries, socket, origin, token, .. } = attempt;
+        self.dns_rest(slot, socket, token, origin);
         let now = self.now();
-        let resolvers = self.dns.files.resolvers().len();
-        if CODES_POOR.contains(&(answer[3] & 0xf)) && attempt.tries < resolvers {
-            attempt.poor = Some(answer);
-            return self.dns_again(now, attempt);
+        if CODES_POOR.contains(&(answer[3] & 0xf)) && tries < self.dns.files.resolvers().len() {
+            return self.dns_ask(now, Question { query, tcp, message, tries, poor: Some(answer) });
         }
-        self.stack.dns_answered(now, attempt.query, Some(&answer));
+        self.stack.dns_answered(now, query, Some(&answer));
     }
 
     /// Gives up on a resolver.
