@@ -4,6 +4,7 @@ mod guest;
 mod loops;
 mod machines;
 mod measure;
+mod net;
 mod options;
 mod programs;
 mod report;
@@ -115,4 +116,9 @@ pub fn run(arguments: &[&str]) -> Result<()> {
     println!("wall time        {} s", median(&seconds));
     println!("memory beyond the guest's RAM at the end {} MiB", median(&resident));
     Ok(())
+}
+
+/// TCP throughput of our network beside others.
+pub fn net(arguments: &[&str]) -> Result<()> {
+    net::net(Options::parse(arguments)?.runs)
 }

@@ -20,6 +20,7 @@ usage: cargo xtask TASK
   bench boot        boot to power-off beside QEMU's TCG
   bench cpu         loops in a guest, beside QEMU's TCG and native
   bench guest       programs of Debian in a guest, beside QEMU's TCG and native
+  bench net         TCP through vpnkit, beside pasta and slirp4netns (as root)
   bench run         `coracle run -- true`, warm: time and memory
   fuzz [TARGET] [--seconds N]
                     one target of fuzz/, or all, for 60 s each
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "cpu", rest @ ..] => bench::cpu(rest),
         ["bench", "guest", rest @ ..] => bench::guest(rest),
+        ["bench", "net", rest @ ..] => bench::net(rest),
         ["bench", "run", rest @ ..] => bench::run(rest),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["tidy"] => tidy::tidy(),
