@@ -61,8 +61,10 @@ fn git_pushes_collects_and_repacks_meanwhile() {
                 })
             })
             .collect();
-        let commits: Vec<_> = committing.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        let committed: Vec<_> = committing.into_iter().map(|client| client.join()).collect();
+        // Also when one failed: the others would go on for ever.
         stop.store(true, Ordering::SeqCst);
+        let commits: Vec<_> = committed.into_iter().flat_map(|commits| commits.unwrap()).collect();
         let history = git(&world.repo, &["rev-list", "main"]);
         for commit in &commits {
             assert!(history.contains(commit.as_str()), "{commit} is lost");

@@ -110,8 +110,10 @@ fn no_update_is_lost_and_no_read_is_torn() {
                 (0..2).map(|n| scope.spawn(move || add_by_files(path, &format!("files-{n}"), times))),
             );
         }
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        // Also when one failed: the readers would go on for ever.
         stop.store(true, Ordering::SeqCst);
+        written.into_iter().for_each(|written| written.unwrap());
         for reader in readers {
             reader.join().unwrap();
         }
