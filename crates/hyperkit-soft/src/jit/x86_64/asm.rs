@@ -245,6 +245,12 @@ impl Asm {
         self.out.push(count);
     }
 
+    /// `shl reg, count`, 32 bits
+    pub fn shl32(&mut self, reg: u8, count: u8) {
+        self.reg_reg(false, &[0xc1], 4, reg);
+        self.out.push(count);
+    }
+
     /// `test dword [mem], value`
     pub fn test_mem(&mut self, mem: Mem, value: u32) {
         self.reg_mem(false, &[0xf7], 0, mem);

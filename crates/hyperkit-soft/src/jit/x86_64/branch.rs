@@ -1,6 +1,6 @@
 //! Branches, calls and returns: how a block ends.
 
-use iced_x86::{FlowControl, Instruction, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::asm::{Mem, cond, host};
 use super::emit::{Cold, ColdKind, Emit};
@@ -26,7 +26,7 @@ impl Emit<'_> {
             FlowControl::UnconditionalBranch if short => self.go(target),
             FlowControl::Call if short && instruction.is_call_near() => self.call(instruction, target),
             FlowControl::IndirectBranch | FlowControl::IndirectCall => return self.indirect(instruction),
-            FlowControl::Return if instruction.mnemonic() == iced_x86::Mnemonic::Ret => {
+            FlowControl::Return if instruction.mnemonic() == Mnemonic::Ret => {
                 return self.ret(instruction);
             }
             _ => return false,
@@ -87,7 +87,8 @@ impl Emit<'_> {
     /// The branches at `from` leave the instruction, which ends the block, to the interpreter, after `rsp` is added
     /// to the guest's RSP. The flags are in the frame.
     pub fn redo(&mut self, from: [usize; 2], instruction: &Instruction, rsp: i32) {
-        let site = self.site(instruction, Kind::Last);
+        let near = !matches!(instruction.mnemonic(), Mnemonic::Cli | Mnemonic::Sti | Mnemonic::Popfq);
+        let site = self.site(instruction, if near { Kind::Branch } else { Kind::Last });
         let back = self.asm.here();
         let kind = ColdKind::Slow { site, recipe: None, rsp, flags_in_host: false, back };
         self.cold.push(Cold { from, kind });

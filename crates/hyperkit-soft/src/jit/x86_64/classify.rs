@@ -115,6 +115,7 @@ pub fn is_integer(instruction: &Instruction) -> bool {
         | M::Xchg
         | M::Xadd
         | M::Cmpxchg
+        | M::Cmpxchg16b
         | M::Crc32
         | M::Movbe
         | M::Movnti

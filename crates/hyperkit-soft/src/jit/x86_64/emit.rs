@@ -184,7 +184,8 @@ impl Emit<'_> {
         self.asm.mov32(host::R15, host::R14);
         self.asm.shr32(host::R15, super::lookup::MIX);
         self.asm.alu(false, alu::XOR, host::R15, host::R14);
-        self.asm.alu_imm(false, alu::AND, host::R15, super::lookup::OFFSET_MASK);
+        self.asm.alu_imm(false, alu::AND, host::R15, super::lookup::INDEX_MASK);
+        self.asm.shl32(host::R15, super::lookup::ENTRY_SHIFT);
         self.asm.alu_mem(true, alu::ADD, host::R15, super::frame::JUMPS);
         self.asm.alu_mem(true, alu::CMP, host::R14, Mem::at(host::R15, 0));
         let miss = self.state.stubs.miss;

@@ -41,6 +41,8 @@ pub enum Kind {
     /// The same, and the code after it is not to be gone on with: the last of its block, or an SSE instruction that must
     /// not run on the host now.
     Last,
+    /// The same of a near branch: there is no reason to look around after it.
+    Branch,
     /// The budget is used up, before the instruction; its flags are in the frame.
     Due,
     /// The same where the instruction is one that overwrites the flags, which are lost.
@@ -111,7 +113,7 @@ fn execute(cpu: &mut Cpu, frame: &mut Frame, site: &Site) -> u32 {
     let counted = i64::from(site.counted) - i64::from(site.before);
     match flow {
         Ok(Flow::Next) => {
-            if cpu.blocks.limit.is_null() || site.kind == Kind::Last {
+            if cpu.blocks.limit.is_null() || matches!(site.kind, Kind::Last | Kind::Branch) {
                 cpu.rip = rip.wrapping_add(u64::from(op.at) + u64::from(op.len));
                 frame.budget += counted - 1;
                 return if cpu.blocks.limit.is_null() { reason::LOOK } else { reason::MISS };
@@ -126,7 +128,8 @@ fn execute(cpu: &mut Cpu, frame: &mut Frame, site: &Site) -> u32 {
         }
         Ok(Flow::Leave) => {
             frame.budget += counted - 1;
-            reason::LOOK
+            let goes_on = site.kind == Kind::Branch && !cpu.blocks.limit.is_null();
+            if goes_on { reason::MISS } else { reason::LOOK }
         }
         Err(_) => {
             frame.budget += counted;

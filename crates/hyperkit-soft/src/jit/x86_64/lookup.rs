@@ -9,11 +9,15 @@ const ENTRIES: usize = 8192;
 /// Entries that are remembered one by one for the next clearing; past it all are looked at.
 const REMEMBERED: usize = 4096;
 
-/// Bits of an entry's offset that come from the address: see [`slot`].
-pub const OFFSET_MASK: i32 = ((ENTRIES - 1) << 4) as i32;
+/// Bits of the mixed address that say which entry it has. The lowest count: the addresses that the calls of one function
+/// return to are often within a few bytes.
+pub const INDEX_MASK: i32 = (ENTRIES - 1) as i32;
+
+/// log2 of the size of an entry.
+pub const ENTRY_SHIFT: u8 = 4;
 
 /// How far the address is moved to be mixed with itself.
-pub const MIX: u8 = 8;
+pub const MIX: u8 = 12;
 
 /// A linear address and the code for it.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +44,7 @@ pub struct JumpTable {
 
 /// Which entry an address has; the generated code computes the same.
 fn slot(linear: u64) -> usize {
-    ((linear ^ (linear >> MIX)) as usize & OFFSET_MASK as usize) >> 4
+    (linear ^ (linear >> MIX)) as usize & INDEX_MASK as usize
 }
 
 impl JumpTable {
@@ -98,4 +102,4 @@ impl JumpTable {
     }
 }
 
-const _: () = assert!(size_of::<Entry>() == 16);
+const _: () = assert!(size_of::<Entry>() == 1 << ENTRY_SHIFT);
