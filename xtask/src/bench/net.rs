@@ -114,7 +114,11 @@ impl Drop for Namespaces {
 }
 
 fn ip(line: &str) -> Result<()> {
-    run(Command::new("ip").args(line.split_whitespace()))
+    let done = Command::new("ip").args(line.split_whitespace()).output().context("ip cannot be started")?;
+    if !done.status.success() {
+        bail!("ip {line}: {}", String::from_utf8_lossy(&done.stderr).trim());
+    }
+    Ok(())
 }
 
 /// Runs one stack and all tests on it; gigabits a second for each.
@@ -127,21 +131,23 @@ fn measure(stack: &Stack, mtu: u16) -> Result<Vec<f64>> {
     let _server = quiet(&mut Namespaces::command(&spaces.host, &words("iperf3 -s")))?;
     let path = format!("/run/netns/{}", spaces.guest);
     let _stack = quiet(&mut Namespaces::command(&spaces.host, &(stack.command)(&path, mtu)))?;
-    let client = |extra: &[&str], seconds: &str| {
-        let mut command = words(&format!("iperf3 -J -t {seconds} --connect-timeout 1000 -c {}", stack.host));
+    let client = |extra: &[&str], until: &str| {
+        let mut command = words(&format!("iperf3 -J {until} --connect-timeout 1000 -c {}", stack.host));
         command.extend(extra.iter().map(|word| (*word).to_owned()));
-        let text = output(&mut Namespaces::command(&spaces.guest, &command))?;
-        let report: serde_json::Value = serde_json::from_str(&text).context("iperf3's report is not JSON")?;
+        let done =
+            Namespaces::command(&spaces.guest, &command).output().context("iperf3 cannot be started")?;
+        let report: serde_json::Value =
+            serde_json::from_slice(&done.stdout).context("iperf3's report is not JSON")?;
         report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 measured nothing")
     };
     let began = Instant::now();
-    while let Err(error) = client(&["-n", "1K"], "0") {
+    while let Err(error) = client(&[], "-n 1K") {
         if began.elapsed() > PATIENCE {
             return Err(error.context(format!("{} carries nothing", stack.name)));
         }
         thread::sleep(Duration::from_millis(50));
     }
-    TESTS.iter().map(|(_, extra)| client(extra, "1").map(|rate| rate / 1e9)).collect()
+    TESTS.iter().map(|(_, extra)| client(extra, "-t 1").map(|rate| rate / 1e9)).collect()
 }
 
 /// Throughput of each stack, in turn, `runs` times.
