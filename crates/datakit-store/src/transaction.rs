@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gix::bstr::BString;
 
-use datakit_git::{Commit, Mode, ObjectId, ReadError};
+use datakit_git::{Batch, Commit, Mode, ObjectId, ReadError};
 
 use crate::commit::{CommitError, Move, MoveError, Plan};
 use crate::diff::{Change, diff};
@@ -276,6 +276,12 @@ impl Transaction {
         let base = base.map(|base| fresh.commit(base)).transpose()?.map(|commit| commit.tree);
         let sides = Sides { base, ours: Some(ours), theirs: Some(theirs) };
         let merged = merge(&mut fresh, sides, state.driver.unwrap_or_default())?;
+        // So that both sides can be read while conflicts are resolved. No ref reaches them yet.
+        let written = store.backend().write(&Batch { objects: fresh.new.clone(), edits: Vec::new() });
+        written.map_err(|error| TransactionError::Io {
+            action: "the trees of the merge cannot be written",
+            source: Arc::new(std::io::Error::other(error)),
+        })?;
         state.overlay.adopt(&fresh, merged.tree)?;
         state.trees = Some(MergeTrees { base, ours: Some(ours), theirs: Some(theirs) });
         state.conflicts.extend(merged.conflicts.iter().cloned());

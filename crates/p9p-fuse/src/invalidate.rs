@@ -31,6 +31,8 @@ struct Queue {
     waiting: Vec<Message>,
     known: HashSet<Message>,
     reclaim: bool,
+    /// Messages were taken and are not all written yet.
+    busy: bool,
     closed: bool,
 }
 
@@ -44,11 +46,17 @@ struct Shared {
     inodes: Arc<Inodes>,
     queue: Mutex<Queue>,
     changed: Condvar,
+    drained: Condvar,
 }
 
 impl Invalidator {
     pub(crate) fn start(inodes: Arc<Inodes>, device: Arc<OwnedFd>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { inodes, queue: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            inodes,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            drained: Condvar::new(),
+        });
         let worker = Arc::clone(&shared);
         thread::Builder::new().name("fuse-notify".into()).spawn(move || worker.run(&device))?;
         Ok(Self { shared })
@@ -68,6 +76,14 @@ impl Invalidator {
         }
     }
 
+    /// Waits until the kernel was told all that was said so far, at most for `timeout`.
+    pub fn flush(&self, timeout: Duration) {
+        let queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = |queue: &mut Queue| !queue.closed && (queue.busy || !queue.waiting.is_empty());
+        // Whether in time or not.
+        drop(self.shared.drained.wait_timeout_while(queue, timeout, under_way));
+    }
+
     /// The kernel knows more than is good for us.
     pub(crate) fn reclaim(&self) {
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,6 +95,7 @@ impl Invalidator {
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.closed = true;
         self.shared.changed.notify_one();
+        self.shared.drained.notify_all();
     }
 
     fn push(&self, message: Message) {
@@ -115,11 +132,14 @@ impl Shared {
                     return;
                 }
                 queue.known.clear();
+                queue.busy = true;
                 (std::mem::take(&mut queue.waiting), std::mem::take(&mut queue.reclaim))
             };
             for message in messages {
                 send(device, &mut reply, &message);
             }
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner).busy = false;
+            self.drained.notify_all();
             if reclaim {
                 self.reclaim(device, &mut reply);
             }

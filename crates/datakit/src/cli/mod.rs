@@ -4,12 +4,16 @@ mod branch;
 mod change;
 mod doctor;
 mod failure;
+mod mount;
 mod output;
+mod prometheus;
 mod read;
+mod serve;
 mod target;
 mod transfer;
 mod watch;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +30,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Publishes a repository, or a store in memory, over 9P and by FUSE.
+    Serve(serve::Arguments),
+    /// Mounts a repository, or what a server publishes, by FUSE.
+    Mount(mount::Arguments),
     /// Says what this host offers, and what to do about what it does not.
     Doctor(doctor::Arguments),
     /// Lists, makes, moves and deletes branches.
@@ -54,9 +62,21 @@ enum Command {
     Push(transfer::Push),
 }
 
+/// The arguments of this process. DataKit had no commands: its flags alone are `serve`'s.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let is_flag = arguments.get(1).and_then(|first| first.to_str()).is_some_and(|first| {
+        first.starts_with('-') && !matches!(first, "-h" | "--help" | "-V" | "--version")
+    });
+    if is_flag {
+        arguments.insert(1, "serve".into());
+    }
+    arguments
+}
+
 /// Runs what the arguments of this process say.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -64,6 +84,8 @@ pub fn run() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Mount(arguments) => mount::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Branch(arguments) => branch::run(&arguments),
         Command::Cat(arguments) => read::cat(&arguments),

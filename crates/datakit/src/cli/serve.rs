@@ -1,0 +1,227 @@
+//! `datakit serve`: publishes a repository over 9P and by FUSE.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use datakit::{FuseMount, Level, Logs, Service, Source};
+use datakit_git::remote::{AutoPush, Pace, Remote};
+use datakit_store::{Durability, Next, Options, Start, Store};
+use p9p::net::{Address, Server, ServerOptions};
+use p9p_fuse::MountOptions;
+
+use super::Failure;
+use super::prometheus;
+
+/// Where we listen when nothing else is said, as DataKit did.
+const LISTEN_DEFAULT: &str = "tcp://127.0.0.1:5640";
+/// The port of an address that names none.
+const PORT_DEFAULT: u16 = 5640;
+/// How often a server without anything to do looks whether it was told to end.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What to serve, and how.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Serve this repository, bare or not, in place; a bare one is made where there is nothing.
+    #[arg(long, value_name = "PATH", conflicts_with = "memory")]
+    git: Option<PathBuf>,
+    /// Serve an empty store in memory, gone at the end. So it is without --git.
+    #[arg(long)]
+    memory: bool,
+    /// Listen for 9P: tcp://HOST:PORT, unix://PATH, fd://N or vsock://CID:PORT; several, or separated by commas.
+    /// [default: tcp://127.0.0.1:5640, or nothing with --fuse]
+    #[arg(long, visible_alias = "listen-9p", value_name = "URL", value_delimiter = ',')]
+    listen: Vec<String>,
+    /// Mount it by FUSE on this directory.
+    #[arg(long, value_name = "DIR")]
+    fuse: Option<PathBuf>,
+    /// Let other users use the mount.
+    #[arg(long, requires = "fuse")]
+    allow_other: bool,
+    /// Push every branch that changes to this repository, as `git push --force` does.
+    #[arg(long, value_name = "URL", requires = "git")]
+    auto_push: Option<String>,
+    /// Answer Prometheus on this port of 127.0.0.1, or on HOST:PORT.
+    #[arg(long, value_name = "PORT")]
+    listen_prometheus: Option<String>,
+    /// What an acknowledged commit has survived: `fsync` power failures, `visible` the end of this process, `behind`
+    /// nothing.
+    #[arg(long, value_name = "WHEN", default_value = "fsync")]
+    durability: String,
+    /// Say more: once what happens, twice every detail.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Where that goes: `stderr` or a file, which is appended to.
+    #[arg(long, value_name = "WHERE", default_value = "stderr")]
+    log_destination: String,
+}
+
+/// Serves until a signal, or until the only mount is unmounted.
+///
+/// # Errors
+/// What is wrong with the arguments, the repository or an address.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let stop = stop_flag()?;
+    let addresses = addresses(arguments)?;
+    let service = Service::new(open(arguments)?, logs(arguments)?);
+    let server = Server::start(Arc::new(service.clone()), ServerOptions::default())
+        .map_err(|error| Failure::other(format!("the server cannot start: {error}")))?;
+    for address in &addresses {
+        let at = server.listen(address).map_err(|error| Failure::usage(chain(&error)))?;
+        eprintln!("datakit: listening at {at}");
+    }
+    let _metrics =
+        arguments.listen_prometheus.as_deref().map(|at| serve_metrics(&service, at)).transpose()?;
+    if let Some(url) = &arguments.auto_push {
+        auto_push(&service, url)?;
+    }
+    let mount =
+        arguments.fuse.as_deref().map(|path| mount(&service, path, arguments.allow_other)).transpose()?;
+    while !stop.load(Ordering::Acquire) {
+        match &mount {
+            Some(mount) if mount.wait_timeout(LOOK_EVERY) && addresses.is_empty() => break,
+            Some(mount) if mount.wait_timeout(Duration::ZERO) => thread::sleep(LOOK_EVERY),
+            Some(_) => {}
+            None => thread::sleep(LOOK_EVERY),
+        }
+    }
+    drop(mount);
+    for address in &addresses {
+        if let Address::Unix(path) = address {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+/// Becomes true on SIGINT, SIGTERM and SIGHUP; the second of them ends the process at once.
+pub fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        let registered = signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
+        registered.map_err(|error| Failure::other(format!("signals cannot be caught: {error}")))?;
+    }
+    Ok(stop)
+}
+
+/// An error and its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = inner.source();
+    }
+    line
+}
+
+fn addresses(arguments: &Arguments) -> Result<Vec<Address>, Failure> {
+    let mut texts = arguments.listen.clone();
+    if texts.is_empty() && arguments.fuse.is_none() {
+        texts.push(LISTEN_DEFAULT.to_owned());
+    }
+    texts.iter().map(|text| address(text)).collect()
+}
+
+/// An address, whose port is DataKit's unless it names one.
+pub fn address(text: &str) -> Result<Address, Failure> {
+    let mut address: Address = text.parse().map_err(|error| Failure::usage(format!("--listen: {error}")))?;
+    let names_port =
+        text.trim_end_matches('/').rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if let Address::Tcp { port, .. } = &mut address
+        && !names_port
+    {
+        *port = PORT_DEFAULT;
+    }
+    Ok(address)
+}
+
+fn open(arguments: &Arguments) -> Result<Store, Failure> {
+    let durability = match arguments.durability.as_str() {
+        "fsync" => Durability::Fsync,
+        "visible" => Durability::Visible,
+        "behind" => Durability::Behind,
+        other => return Err(Failure::usage(format!("--durability {other}: use fsync, visible or behind"))),
+    };
+    match &arguments.git {
+        None => Ok(Store::memory()),
+        Some(path) => {
+            let options = Options { durability, create: true, ..Options::default() };
+            Store::open(path, options).map_err(|error| Failure::usage(chain(&error)))
+        }
+    }
+}
+
+fn logs(arguments: &Arguments) -> Result<Logs, Failure> {
+    let level = match arguments.verbose {
+        0 => Level::Warning,
+        1 => Level::Info,
+        _ => Level::Debug,
+    };
+    if arguments.log_destination == "stderr" {
+        return Ok(Logs::new(level, |line| eprintln!("datakit: {line}")));
+    }
+    let path = Path::new(&arguments.log_destination);
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    let mut file =
+        file.map_err(|error| Failure::usage(format!("--log-destination {}: {error}", path.display())))?;
+    Ok(Logs::new(level, move |line| {
+        // A full disk must not stop the service.
+        let _ = std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes());
+    }))
+}
+
+fn mount(service: &Service, path: &Path, allow_other: bool) -> Result<FuseMount, Failure> {
+    let options = MountOptions { allow_other, ..MountOptions::default() };
+    let mount = service.mount(path, options).map_err(|error| Failure::usage(format!("--fuse: {error}")))?;
+    eprintln!("datakit: mounted on {}", mount.path().display());
+    Ok(mount)
+}
+
+fn serve_metrics(service: &Service, at: &str) -> Result<(), Failure> {
+    let at = if at.contains(':') { at.to_owned() } else { format!("127.0.0.1:{at}") };
+    let listener = TcpListener::bind(&at)
+        .map_err(|error| Failure::usage(format!("--listen-prometheus {at}: {error}")))?;
+    eprintln!("datakit: metrics at http://{}/metrics", listener.local_addr().map_or(at, |at| at.to_string()));
+    let service = service.clone();
+    let spawned = thread::Builder::new()
+        .name("prometheus".into())
+        .spawn(move || prometheus::serve(&listener, || service.metrics().text()));
+    spawned.map(drop).map_err(|error| Failure::other(format!("no thread for --listen-prometheus: {error}")))
+}
+
+/// Pushes what changes from now on, in a thread that ends with the process.
+fn auto_push(service: &Service, url: &str) -> Result<(), Failure> {
+    let store = service.store().clone();
+    let directory = store.git_dir().ok_or_else(|| Failure::usage("--auto-push takes --git"))?;
+    let remote = Remote::new(directory, "auto-push", url)
+        .map_err(|error| Failure::usage(format!("--auto-push: {error}")))?;
+    let logged = service.clone();
+    let log = move |line: &str| logged.logs().log(Source::Remote, Level::Warning, || line.to_owned());
+    let push = AutoPush::start(remote, Pace::default(), log)
+        .map_err(|error| Failure::other(format!("--auto-push: {error}")))?;
+    let follow = move || {
+        let Ok(mut updates) = store.updates(None, Start::Now) else { return };
+        loop {
+            match updates.next(None) {
+                Ok(Next::Value(update)) => push.changed(&update.branch.to_string()),
+                Ok(Next::TimedOut) => {}
+                Ok(Next::Cancelled) => return,
+                Err(_) => match store.updates(None, Start::Now) {
+                    Ok(anew) => updates = anew,
+                    Err(_) => return,
+                },
+            }
+        }
+    };
+    let spawned = thread::Builder::new().name("auto-push".into()).spawn(follow);
+    spawned.map(drop).map_err(|error| Failure::other(format!("no thread for --auto-push: {error}")))
+}
