@@ -169,7 +169,9 @@ impl Emit<'_> {
             self.go(next);
             return;
         }
-        self.interpret(instruction, Kind::Last);
+        // What changes more than registers leaves of itself; the rest is followed by the next instruction.
+        self.interpret(instruction, Kind::Untranslated);
+        self.go(next);
     }
 
     fn inner(&mut self, instruction: &Instruction, bytes: &[u8]) {

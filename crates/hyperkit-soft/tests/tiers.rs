@@ -1,0 +1,184 @@
+//! Interpreter and translator side by side: the same programs must leave the same registers, flags, memory and count of
+//! instructions, also where code writes to code.
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+use std::sync::Arc;
+
+use hyperkit_mem::{GuestAddr, GuestRam};
+use hyperkit_soft::cpu::Cpu;
+use hyperkit_soft::jit::Tiers;
+use hyperkit_soft::trap::vector;
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+
+const CODE: u64 = 0x1_0000;
+const DATA: u64 = 0x10_0000;
+const STACK: u64 = 0x8_0000;
+const RAM: u64 = 2 << 20;
+
+type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+/// What a program leaves.
+#[derive(Debug, PartialEq)]
+struct Left {
+    regs: Vec<u64>,
+    rflags: u64,
+    xmm: Vec<u8>,
+    fault: (u64, u8),
+    retired: u64,
+    memory: Vec<u8>,
+}
+
+fn run(program: Program, tiers: Tiers) -> Left {
+    let mut code = CodeAssembler::new(64).expect("64 bits");
+    program(&mut code).expect("instructions that exist");
+    let ram = Arc::new(GuestRam::new(RAM).expect("two megabytes"));
+    let code = code.assemble(CODE).expect("labels that exist");
+    ram.write(GuestAddr(CODE), &code).expect("the code lies in RAM");
+    let mut cpu = Cpu::for_tests(Arc::clone(&ram));
+    cpu.set_tiers(tiers);
+    (cpu.rip, cpu.regs[4]) = (CODE, STACK);
+    let (rip, fault) = cpu.run_to_fault(u64::MAX).expect("the program ends in a fault");
+    let mut memory = vec![0; RAM as usize];
+    ram.read(GuestAddr(0), &mut memory).expect("all of RAM");
+    Left {
+        regs: cpu.regs[..16].to_vec(),
+        rflags: cpu.flags.rflags(),
+        xmm: cpu.fx.0[24..28].iter().chain(&cpu.fx.0[160..416]).copied().collect(),
+        fault: (rip, fault.vector),
+        retired: cpu.retired,
+        memory,
+    }
+}
+
+/// Runs a program on every choice of tiers and gives what all of them leave.
+fn agreed(program: Program) -> Left {
+    let interpreted = run(program, Tiers::INTERPRETER);
+    for tiers in [Tiers::FORCED, Tiers::BOTH] {
+        let translated = run(program, tiers);
+        if translated != interpreted {
+            let at = (0..RAM as usize).find(|at| translated.memory[*at] != interpreted.memory[*at]);
+            assert_eq!(translated.regs, interpreted.regs, "{tiers:?}");
+            panic!(
+                "{tiers:?}: flags {:#x} {:#x}, fault {:x?} {:x?}, retired {} {}, memory differs at {at:x?}",
+                translated.rflags,
+                interpreted.rflags,
+                translated.fault,
+                interpreted.fault,
+                translated.retired,
+                interpreted.retired
+            );
+        }
+    }
+    interpreted
+}
+
+#[test]
+fn loops_over_all_registers_agree() {
+    let left = agreed(|a| {
+        let mut top = a.create_label();
+        a.mov(rcx, 5000u64)?;
+        a.mov(r13, DATA)?;
+        a.mov(rax, 0x9e37_79b9_7f4a_7c15u64)?;
+        a.set_label(&mut top)?;
+        for register in [rbx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r14, r15] {
+            a.add(register, rax)?;
+            a.rol(rax, 7)?;
+            a.xor(rax, register)?;
+        }
+        a.mov(r15d, eax)?;
+        a.and(r15d, 0xff8)?;
+        a.adc(qword_ptr(r13 + r15), r14)?;
+        a.setc(byte_ptr(r13 + r15 + 0x1000))?;
+        a.xadd(qword_ptr(r13 + 8), r12)?;
+        a.push(r14)?;
+        a.pop(r8)?;
+        a.inc(r11)?;
+        a.dec(rcx)?;
+        a.jne(top)?;
+        a.ud2()
+    });
+    assert_eq!(left.fault.1, vector::UD);
+}
+
+#[test]
+fn calls_and_indirect_jumps_agree() {
+    agreed(|a| {
+        let (mut f, mut top, mut on) = (a.create_label(), a.create_label(), a.create_label());
+        a.mov(ecx, 3000)?;
+        a.set_label(&mut top)?;
+        a.call(f)?;
+        a.lea(r14, ptr(f))?;
+        a.call(r14)?;
+        a.lea(rdx, ptr(on))?;
+        a.jmp(rdx)?;
+        a.ud2()?;
+        a.set_label(&mut on)?;
+        a.sub(ecx, 1)?;
+        a.jg(top)?;
+        a.ud2()?;
+        a.set_label(&mut f)?;
+        a.add(rbx, rcx)?;
+        a.pushfq()?;
+        a.pop(rsi)?;
+        a.xor(rdi, rsi)?;
+        a.ret()
+    });
+}
+
+#[test]
+fn vectors_agree() {
+    agreed(|a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 1000)?;
+        a.mov(rdi, DATA)?;
+        a.cvtsi2sd(xmm1, rdi)?;
+        a.set_label(&mut top)?;
+        a.cvtsi2sd(xmm0, ecx)?;
+        a.divsd(xmm1, xmm0)?;
+        a.sqrtsd(xmm2, xmm1)?;
+        a.addpd(xmm3, xmm2)?;
+        a.movups(xmmword_ptr(rdi + rcx), xmm3)?;
+        a.paddd(xmm5, xmmword_ptr(rdi))?;
+        a.pshufd(xmm6, xmm5, 0x1b)?;
+        a.sub(ecx, 1)?;
+        a.jne(top)?;
+        a.ud2()
+    });
+}
+
+#[test]
+fn a_fault_comes_where_it_belongs() {
+    let left = agreed(|a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 100)?;
+        a.set_label(&mut top)?;
+        a.mov(eax, ecx)?;
+        a.cdq()?;
+        a.lea(ebx, ptr(rcx - 1))?;
+        a.cmp(ebx, 7)?;
+        a.idiv(ebx)?;
+        a.sub(ecx, 1)?;
+        a.jmp(top)
+    });
+    assert_eq!(left.fault.1, vector::DE);
+}
+
+/// A loop that adds a constant, and changes that constant in its own code: behind it, and in the block that runs.
+#[test]
+fn code_that_changes_itself_is_followed() {
+    let left = agreed(|a| {
+        let (mut top, mut changed) = (a.create_label(), a.create_label());
+        a.mov(ecx, 300)?;
+        a.lea(rdi, ptr(changed))?;
+        a.set_label(&mut top)?;
+        a.mov(byte_ptr(rdi + 2), cl)?;
+        a.set_label(&mut changed)?;
+        a.add(ebx, 1)?; // 83 c3 01
+        a.sub(ecx, 1)?;
+        a.jne(top)?;
+        a.ud2()
+    });
+    let expected: i64 = (1..=300i64).map(|n| i64::from(n as i8)).sum();
+    assert_eq!(left.regs[3] as u32, expected as u32);
+}
