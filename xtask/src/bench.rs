@@ -5,6 +5,7 @@ mod loops;
 mod machines;
 mod measure;
 mod net;
+mod ninep;
 mod options;
 mod programs;
 mod report;
@@ -22,6 +23,7 @@ use crate::packages;
 use crate::run::{cargo, output, root, run as run_program};
 
 pub use self::loops::cpu;
+pub use self::ninep::ninep;
 pub use self::programs::guest;
 
 /// What ours ÷ QEMU's time of a boot may be.

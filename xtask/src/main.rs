@@ -17,6 +17,7 @@ usage: cargo xtask TASK
 
   test              every test, with what they need installed first
   soak [TEST]       the long form of the tests that run Debian's own tests in a guest; takes hours on an interpreter
+  bench 9p          our 9P server and client beside diod's
   bench boot        boot to power-off beside QEMU's TCG
   bench cpu         loops in a guest, beside QEMU's TCG and native
   bench guest       programs of Debian in a guest, beside QEMU's TCG and native
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::test(rest),
         ["soak"] => test::soak("processor::"),
         ["soak", name] => test::soak(name),
+        ["bench", "9p", rest @ ..] => bench::ninep(rest),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "cpu", rest @ ..] => bench::cpu(rest),
         ["bench", "guest", rest @ ..] => bench::guest(rest),

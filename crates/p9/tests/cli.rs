@@ -178,10 +178,6 @@ fn a_server_is_mounted() {
         let server = Server::start(&[]);
         fs::write(server.share("there"), "before").unwrap();
         let mountpoint = tempfile::tempdir().unwrap();
-        #[expect(
-            clippy::zombie_processes,
-            reason = "a test that fails has it ended by the end of its server"
-        )]
         let mut mount = Command::new(P9)
             .args(["mount", &server.url, mountpoint.path().to_str().unwrap(), "--dialect", dialect])
             .stderr(Stdio::piped())

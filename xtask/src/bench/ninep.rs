@@ -1,0 +1,171 @@
+//! `cargo xtask bench 9p`: our server beside diod, each driven by our client; and our client beside diod's.
+//!
+//! Both servers have the same files, over TCP on the loopback, and take their turns. Everything is in the page cache,
+//! and nothing is synced: what is measured is the protocol.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::measure::median;
+use crate::packages;
+use crate::run::{cargo, output, root, run};
+
+/// Runs of each side when the command line does not say.
+const RUNS: usize = 3;
+/// Bytes of the file that is read and written.
+const FILE_BYTES: u64 = 256 << 20;
+/// How long a server may take to listen.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// A server, ended when dropped.
+struct Server {
+    child: Child,
+    url: String,
+    port: u16,
+    /// What is attached to.
+    tree: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the rows have shown then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn program(name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
+    target.join("release").join(name)
+}
+
+fn ours(directory: &Path) -> Result<Server> {
+    let mut command = Command::new(program("p9"));
+    command.arg("serve").arg(directory).args(["--listen", "tcp://127.0.0.1:0"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().context("p9 cannot be started")?;
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().context("it has no stderr")?).read_line(&mut line)?;
+    let url = line.trim_end().strip_prefix("p9: serving on ").context("p9 does not say where it serves")?;
+    let port = url.rsplit(':').next().unwrap_or_default().parse()?;
+    Ok(Server { child, url: url.to_owned(), port, tree: String::new() })
+}
+
+fn diod(directory: &Path) -> Result<Server> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let mut command = Command::new("/usr/sbin/diod");
+    command.args(["-f", "-n", "-N", "-c", "/dev/null", "-L", "stderr", "-e"]).arg(directory);
+    command.args(["-l", &format!("127.0.0.1:{port}")]).stderr(Stdio::null());
+    let child = command.spawn().context("diod cannot be started")?;
+    let tree = directory.to_str().context("the directory's name is not UTF-8")?.to_owned();
+    let server = Server { child, url: format!("tcp://127.0.0.1:{port}"), port, tree };
+    let began = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if began.elapsed() > START_MAX {
+            bail!("diod does not listen");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(server)
+}
+
+fn drive(server: &Server, words: &[&str]) -> Result<f64> {
+    let mut command = Command::new(program("examples/drive"));
+    command.args([&server.url, &server.tree]).args(words);
+    let said = output(&mut command)?;
+    said.trim().parse().with_context(|| format!("drive said `{said}`"))
+}
+
+struct Row {
+    name: &'static str,
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+}
+
+fn server_row(name: &'static str, sides: (&Server, &Server), words: &[&str], runs: usize) -> Result<Row> {
+    let mut row = Row { name, ours: Vec::new(), theirs: Vec::new() };
+    for _ in 0..runs {
+        row.ours.push(drive(sides.0, words)?);
+        row.theirs.push(drive(sides.1, words)?);
+    }
+    Ok(row)
+}
+
+/// Whole processes that copy the file to nowhere, from diod.
+fn client_row(server: &Server, runs: usize) -> Result<Row> {
+    let mut row = Row { name: "client: read 256 MiB", ours: Vec::new(), theirs: Vec::new() };
+    for _ in 0..runs {
+        let mut ours = Command::new(program("p9"));
+        ours.args(["cat", &server.url, "big", "--tree", &server.tree]);
+        row.ours.push(seconds(&mut ours)?);
+        let mut theirs = Command::new("/usr/sbin/diodcat");
+        theirs.args([
+            "-s",
+            &format!("127.0.0.1:{}", server.port),
+            "-a",
+            &server.tree,
+            "-m",
+            "1048576",
+            "big",
+        ]);
+        row.theirs.push(seconds(&mut theirs)?);
+    }
+    Ok(row)
+}
+
+/// How long a program runs, its output thrown away.
+fn seconds(command: &mut Command) -> Result<f64> {
+    let began = Instant::now();
+    let status = command.stdout(Stdio::null()).status().context("it cannot be started")?;
+    if !status.success() {
+        bail!("{} failed: {status}", command.get_program().display());
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// Runs all rows and prints them.
+pub fn ninep(arguments: &[&str]) -> Result<()> {
+    let runs = match arguments {
+        [] => RUNS,
+        ["--runs", n] => n.parse().with_context(|| format!("`{n}` is not a number of runs"))?,
+        other => bail!("`{}` is not understood; --runs N is", other.join(" ")),
+    };
+    packages::ensure(&[("diod", "diod")])?;
+    run(&mut cargo(&["build", "--release", "--quiet", "--package", "p9"]))?;
+    run(&mut cargo(&["build", "--release", "--quiet", "--package", "p9p", "--example", "drive"]))?;
+    let folder = std::env::temp_dir().join(format!("bench-9p-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    let rows = measure(&folder, runs);
+    // What stays behind is in the folder for temporary files.
+    let _ = fs::remove_dir_all(&folder);
+    println!(
+        "9P over TCP, {runs} runs each in turn, medians (min-max), seconds; the goal is a ratio of at most 1"
+    );
+    println!("{:<26} {:>22} {:>22} {:>7}", "row", "ours", "diod's", "ratio");
+    for row in rows? {
+        let (ours, theirs) = (median(&row.ours), median(&row.theirs));
+        println!("{:<26} {:>22} {:>22} {:>7.2}", row.name, ours, theirs, ours.middle / theirs.middle);
+    }
+    Ok(())
+}
+
+fn measure(folder: &Path, runs: usize) -> Result<Vec<Row>> {
+    let (ours, theirs) = (ours(folder)?, diod(folder)?);
+    let sides = (&ours, &theirs);
+    let bytes = FILE_BYTES.to_string();
+    drive(&ours, &["write", "big", &bytes])?;
+    drive(&ours, &["make", "tree", "1"])?;
+    Ok(vec![
+        server_row("server: read 256 MiB", sides, &["read", "big", &bytes], runs)?,
+        server_row("server: write 256 MiB", sides, &["write", "written", &bytes], runs)?,
+        server_row("server: 50,000 files", sides, &["tree", "tree", "1"], runs)?,
+        server_row("the same, 8 threads", sides, &["tree", "tree", "8"], runs)?,
+        client_row(&theirs, runs)?,
+    ])
+}
