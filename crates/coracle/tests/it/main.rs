@@ -5,6 +5,7 @@
 mod bad_input;
 mod failures;
 mod network;
+mod ninep;
 mod processor;
 mod shares;
 mod streams;
