@@ -6,6 +6,7 @@ use crate::errno::Errno;
 use crate::filesystem::{NodeSpec, OpenFlags};
 use crate::message::{Dialect, Extension, Fid, Reply, Request};
 use crate::qid::{Qid, QidKind};
+use crate::server::HARD_LINKS;
 use crate::stat::{Attributes, SetAttributes, Stat, Time, Wrapped, getattr, setattr};
 use crate::wire::{Field, Reader};
 
@@ -62,6 +63,8 @@ pub(super) fn attributes(stat: &Stat<'_>) -> Attributes {
         u32::MAX => std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()).unwrap_or(u32::MAX),
         numeric => numeric,
     };
+    let names = std::str::from_utf8(stat.extension).ok().and_then(|text| text.strip_prefix(HARD_LINKS));
+    let names = names.and_then(|count| count.parse().ok());
     let length = if kind == 0o120_000 { stat.extension.len() as u64 } else { stat.length };
     Attributes {
         valid: getattr::BASIC,
@@ -69,7 +72,7 @@ pub(super) fn attributes(stat: &Stat<'_>) -> Attributes {
         mode: kind | bits | stat.mode & 0o777,
         uid: number(stat.user, stat.numeric_user),
         gid: number(stat.group, stat.numeric_group),
-        nlink: 1,
+        nlink: names.unwrap_or(1),
         size: length,
         block_size: 4096,
         blocks: length.div_ceil(512),

@@ -55,6 +55,9 @@ const S_IFIFO: u32 = 0o010_000;
 /// Bytes for one call of the service's directory listing.
 const LISTING_BYTES: usize = 32 << 10;
 
+/// What stands before the number of a file's names in its extension.
+pub(crate) const HARD_LINKS: &str = "HARDLINKCOUNT ";
+
 /// No group: the service's default.
 const NO_GROUP: u32 = u32::MAX;
 
@@ -100,6 +103,10 @@ impl<'t> Described<'t> {
                 let letter = if kind == S_IFBLK { 'b' } else { 'c' };
                 let (major, minor) = device_numbers(attributes.rdev);
                 format!("{letter} {major} {minor}").into_bytes()
+            }
+            // .u has no field for it; Linux takes it from here (fs/9p/vfs_inode.c, v9fs_stat2inode).
+            kind if kind != S_IFDIR && attributes.nlink > 1 => {
+                format!("{HARD_LINKS}{}", attributes.nlink).into_bytes()
             }
             _ => Vec::new(),
         };

@@ -22,6 +22,8 @@ use crate::errno::Errno;
 use crate::fid::{FIDS_MAX, FidTable};
 use crate::filesystem::{Filesystem, block_on};
 use crate::message::{Dialect, Reply, Request, Tag, UnixErrno, peek_tag};
+#[cfg(target_os = "linux")]
+pub(crate) use classic::HARD_LINKS;
 use tags::Tags;
 pub use tags::Ticket;
 

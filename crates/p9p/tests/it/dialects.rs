@@ -105,6 +105,7 @@ fn unix_has_links_fifos_and_sockets() {
     let file = connection.walk_path(root, b"f").unwrap();
     connection.link(root, file, b"hard").unwrap();
     assert_eq!(fs::metadata(directory.path().join("f")).unwrap().nlink(), 2);
+    assert_eq!(connection.attributes(file).unwrap().nlink, 2);
     for (name, mode) in [(&b"fifo"[..], 0o010_600), (b"socket", 0o140_600)] {
         let spec = NodeSpec { mode, major: 0, minor: 0, gid: u32::MAX };
         connection.make_node(root, name, &spec).unwrap();

@@ -4,14 +4,18 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use p9p::client::{Client, Stream};
+use p9p::connection::{ConnectOptions, Connection};
 use p9p::filesystem::OpenFlags;
-use p9p::message::Fid;
-use p9p::stat::{LockKind, LockRange, SetAttributes, setattr};
+use p9p::message::{Dialect, Fid};
+use p9p::net::{Server, ServerOptions, Socket};
+use p9p::stat::{LockKind, LockRange, LockStatus, SetAttributes, setattr};
 use p9p::transport::serve;
+use p9p::{Errno, HostDir};
 
 use crate::share::{MSIZE, session};
 
@@ -140,4 +144,72 @@ fn its_clients_work_with_our_server() {
     let long = run(&list, &["-l", "sub"]);
     assert!(long.contains("300000") && long.contains(" text\n"), "{long}");
     assert_eq!(run(&cat, &["sub/text"]), content);
+}
+
+#[test]
+fn our_pipelined_client_does_everything_with_its_server() {
+    let Some(program) = program("diod") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let diod = Diod::serve(&program, directory.path());
+    let options = ConnectOptions { dialects: vec![Dialect::Linux], ..ConnectOptions::default() };
+    let connection = Connection::over(Socket::from(diod.connect()), &options).unwrap();
+    let uid = rustix::process::geteuid().as_raw();
+    let root = connection.attach(b"", uid, path_bytes(directory.path())).unwrap();
+    let content: Vec<u8> = (0..3_000_000u32).map(|i| (i % 241) as u8).collect();
+    let file = connection.copy_fid(root).unwrap();
+    connection.create_file(file, b"file", OpenFlags::RDWR, 0o640, 0).unwrap();
+    assert_eq!(connection.write_file(file, 0, &mut &content[..]).unwrap(), 3_000_000);
+    assert!(connection.read_to_end(file, 4 << 20).unwrap() == content);
+    connection.sync(file, true).unwrap();
+    let change = SetAttributes { valid: setattr::SIZE, size: 10, ..Default::default() };
+    connection.set_attributes(file, &change).unwrap();
+    let range = LockRange { start: 0, length: 5, process: 1, client: b"us" };
+    assert_eq!(connection.lock(file, LockKind::WRITE, &range).unwrap(), LockStatus::Success);
+    assert_eq!(connection.conflicting_lock(file, LockKind::READ, &range).unwrap(), None);
+    connection.clunk(file).unwrap();
+    assert_eq!(fs::read(directory.path().join("file")).unwrap(), content[..10]);
+    connection.make_directory(root, b"d", 0o755, 0).unwrap();
+    let d = connection.walk_path(root, b"d").unwrap();
+    connection.rename(root, b"file", d, b"moved").unwrap();
+    connection.make_symlink(d, b"link", b"moved", 0).unwrap();
+    let link = connection.walk_path(d, b"link").unwrap();
+    assert_eq!(connection.read_link(link).unwrap(), b"moved");
+    let moved = connection.walk_path(d, b"moved").unwrap();
+    connection.link(d, moved, b"hard").unwrap();
+    assert_eq!(connection.attributes(moved).unwrap().nlink, 2);
+    for n in 0..500 {
+        fs::write(directory.path().join(format!("d/{n:03}-{}", "x".repeat(200))), b"").unwrap();
+    }
+    let listing = connection.copy_fid(d).unwrap();
+    connection.open_file(listing, OpenFlags::DIRECTORY).unwrap();
+    assert_eq!(connection.list(listing).unwrap().len(), 503);
+    connection.unlink(d, b"hard", false).unwrap();
+    assert!(connection.totals(root).unwrap().blocks > 0);
+    let missing = connection.walk_path(root, b"d/none").unwrap_err();
+    assert_eq!(missing.errno(), Some(Errno::ENOENT));
+}
+
+/// Not diodload, dioddate and dtop: they attach to a tree that only diod has.
+#[test]
+fn its_clients_work_with_our_server_loop() {
+    let (Some(list), Some(cat)) = (program("diodls"), program("diodcat")) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("sub")).unwrap();
+    let content = "a line of text\n".repeat(100_000);
+    fs::write(directory.path().join("sub/text"), &content).unwrap();
+    let filesystem = Arc::new(HostDir::new(directory.path(), false).unwrap());
+    let server = Server::start(filesystem, ServerOptions::default()).unwrap();
+    let bound = server.listen(&"tcp://127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = bound.to_string().replace("tcp://", "");
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(["-s", &address, "-a", "/"]).args(arguments);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(run(&list, &["sub"]), "text\n");
+    assert!(run(&cat, &["sub/text"]) == content);
+    assert!(run(&cat, &["-m", "65536", "sub/text"]) == content);
+    server.wait_until_unused();
 }
