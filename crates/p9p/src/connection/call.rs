@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use super::reply::Answered;
 use super::{Called, Connection, Inner, lock};
 use crate::client::ClientError;
 use crate::errno::Errno;
 use crate::filesystem::Cancel;
-use crate::message::{HEADER_BYTES, Reply, Request, Tag, peek_tag};
+use crate::message::{HEADER_BYTES, Request, Tag, peek_tag};
 use crate::net::Socket;
 use crate::wire::Payload;
 
@@ -52,9 +53,9 @@ struct Slot {
 }
 
 /// A message's bytes, at the front of a longer buffer.
-struct Buffer {
-    bytes: Vec<u8>,
-    len: usize,
+pub(super) struct Buffer {
+    pub bytes: Vec<u8>,
+    pub len: usize,
 }
 
 /// The stream's side that is read.
@@ -79,13 +80,6 @@ pub struct Call {
     tag: Tag,
     id: u64,
     is_over: bool,
-}
-
-/// A reply as it came.
-pub(super) struct Answered {
-    connection: Connection,
-    buffer: Option<Buffer>,
-    tag: Tag,
 }
 
 impl Receiver {
@@ -158,7 +152,8 @@ impl Inner {
         kept.filter(|kept| kept.len() >= len).unwrap_or_else(|| vec![0; self.msize as usize])
     }
 
-    fn keep(&self, buffer: Vec<u8>) {
+    /// Keeps a buffer for later.
+    pub(super) fn keep(&self, buffer: Vec<u8>) {
         let mut buffers = lock(&self.buffers);
         if buffer.len() >= self.msize as usize && buffers.len() < BUFFERS_MAX {
             buffers.push(buffer);
@@ -403,11 +398,7 @@ impl Call {
                     calls.hand_over();
                 }
                 drop(calls);
-                return Ok(Answered {
-                    connection: self.connection.clone(),
-                    buffer: Some(buffer),
-                    tag: self.tag,
-                });
+                return Ok(Answered::new(&self.connection, buffer, self.tag));
             }
             if slot.is_cancelled {
                 self.is_over = true;
@@ -484,29 +475,5 @@ impl Drop for Call {
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Call").field("tag", &self.tag).finish_non_exhaustive()
-    }
-}
-
-impl Answered {
-    /// Takes from the reply what `expect` finds in it.
-    pub fn expect<T>(&self, expect: impl FnOnce(&Reply<'_>) -> Option<T>) -> Called<T> {
-        let bytes = self.buffer.as_ref().map_or(&[][..], |buffer| &buffer.bytes[..buffer.len]);
-        let (_, reply) = Reply::parse(bytes, self.connection.inner.dialect)?;
-        match reply {
-            Reply::Lerror { errno } => Err(ClientError::Refused(Errno(errno))),
-            Reply::Error { text, errno } => Err(ClientError::from_error(text, errno.0)),
-            reply => {
-                let unexpected = ClientError::Unexpected { code: reply.code(), tag: self.tag.0 };
-                expect(&reply).ok_or(unexpected)
-            }
-        }
-    }
-}
-
-impl Drop for Answered {
-    fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.connection.inner.keep(buffer.bytes);
-        }
     }
 }

@@ -24,6 +24,7 @@
 mod call;
 mod classic;
 mod operations;
+mod reply;
 mod transfer;
 
 use std::io::{Read, Write};
