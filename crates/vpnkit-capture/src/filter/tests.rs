@@ -1,3 +1,5 @@
+//! What filters let through.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The bytes, and what Wireshark reads in them.
+
 use std::process::Command;
 
 use super::*;

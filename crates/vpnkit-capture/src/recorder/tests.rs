@@ -1,3 +1,5 @@
+//! Subscribers, the ring, and what they lose.
+
 use std::time::Instant;
 
 use super::*;
