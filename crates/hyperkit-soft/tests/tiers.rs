@@ -182,3 +182,40 @@ fn code_that_changes_itself_is_followed() {
     let expected: i64 = (1..=300i64).map(|n| i64::from(n as i8)).sum();
     assert_eq!(left.regs[3] as u32, expected as u32);
 }
+
+/// Programs of random bytes, by default; `TIERS_PROGRAMS` says how many.
+const PROGRAMS: u64 = 3000;
+
+/// Whatever the guest executes, the host survives it.
+#[test]
+fn random_bytes_do_no_harm() {
+    let programs =
+        std::env::var("TIERS_PROGRAMS").ok().and_then(|text| text.parse().ok()).unwrap_or(PROGRAMS);
+    let ram = Arc::new(GuestRam::new(RAM).expect("two megabytes"));
+    let mut cpu = Cpu::for_tests(Arc::clone(&ram));
+    cpu.set_tiers(Tiers::FORCED);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..programs {
+        let code: Vec<u8> = (0..32).flat_map(|_| next().to_le_bytes()).collect();
+        ram.write(GuestAddr(CODE), &code).expect("the code lies in RAM");
+        let fresh = Cpu::for_tests(Arc::clone(&ram));
+        (cpu.cpl, cpu.gate, cpu.seg_base) = (fresh.cpl, fresh.gate, fresh.seg_base);
+        cpu.rip = CODE;
+        for register in &mut cpu.regs[..16] {
+            *register = next() % RAM;
+        }
+        for _ in 0..20 {
+            let Some((rip, _)) = cpu.run_to_fault(2000) else { break };
+            if !(CODE..CODE + 0x100).contains(&rip) {
+                break;
+            }
+            cpu.rip = rip + 1;
+        }
+    }
+}
