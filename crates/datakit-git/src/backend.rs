@@ -61,8 +61,6 @@ pub enum WriteError {
     NameClash { name: RefName, other: RefName },
     #[error("{name} is locked by another program: {} exists", path.display())]
     Locked { name: RefName, path: std::path::PathBuf },
-    #[error("{name} is checked out in the worktree {}", worktree.display())]
-    CheckedOut { name: RefName, worktree: std::path::PathBuf },
     #[error("{action}: {source}")]
     Io { action: String, source: Arc<io::Error> },
 }
@@ -120,7 +118,16 @@ pub struct Batch {
 
 /// Called after others may have moved refs, from a thread of the backend, never from within [`Backend::write`]. Must
 /// return soon.
-pub type ChangeHook = Box<dyn Fn() + Send + Sync>;
+pub type ChangeHook = Box<dyn Fn(Changed<'_>) + Send + Sync>;
+
+/// What others may have moved.
+#[derive(Debug, Clone, Copy)]
+pub enum Changed<'a> {
+    /// These refs, or they may be gone.
+    Refs(&'a [RefName]),
+    /// Any.
+    Any,
+}
 
 /// Objects by id and refs by name. All methods may be called from many threads at once.
 pub trait Backend: Send + Sync {

@@ -9,15 +9,26 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod disk;
+mod inflate;
+mod intent;
+mod journal;
 mod memory;
 mod object;
+mod pack;
 mod reader;
+mod refs;
 pub mod remote;
 mod repository;
+mod sys;
+mod upkeep;
+mod watch;
+mod writer;
 
 pub use self::backend::{
-    Backend, Batch, ChangeHook, Content, NewObject, ReadError, RefEdit, RefName, WriteError,
+    Backend, Batch, ChangeHook, Changed, Content, NewObject, ReadError, RefEdit, RefName, WriteError,
 };
+pub use self::disk::{Disk, Fault, Step};
 pub use self::memory::Memory;
 pub use self::object::{
     Commit, Entry, HashKind, IdError, Mode, Object, ObjectId, ObjectKind, Signature, Tree, hash, parse_id,

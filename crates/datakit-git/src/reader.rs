@@ -37,7 +37,6 @@ impl BlobReader {
         BlobReader { size: bytes.len() as u64, source: Source::Bytes(bytes) }
     }
 
-    #[expect(dead_code, reason = "large objects come with the pack reader")]
     pub(crate) fn from_stream(size: u64, origin: Box<dyn Restart>) -> BlobReader {
         BlobReader { size, source: Source::Stream { origin, stream: None, position: 0 } }
     }

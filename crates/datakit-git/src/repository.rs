@@ -2,11 +2,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use gix::objs::Write as _;
+use gix::objs::Find as _;
 
-use crate::backend::{Backend, Batch, ChangeHook, Content, ReadError, RefEdit, RefName, WriteError};
+use crate::backend::{Backend, Batch, ChangeHook, ReadError, RefEdit, RefName, WriteError};
+use crate::disk::Disk;
+use crate::inflate::Loose;
+use crate::watch::Hooks;
+use crate::writer::Writer;
 use crate::{BlobReader, HashKind, Object, ObjectId, ObjectKind};
 
 /// What "written" means.
@@ -18,8 +23,7 @@ pub enum Durability {
     /// A batch is visible to other programs before it is acknowledged, and survives the end of this process; a power
     /// failure may take back the last ones.
     Visible,
-    /// A batch is acknowledged at once and written behind, within milliseconds; the end of this process may take back
-    /// the last ones. What is there is always a state that was acknowledged.
+    /// A batch may be acknowledged before other programs see it. At present the same as `Visible`.
     Behind,
 }
 
@@ -30,13 +34,20 @@ pub struct Options {
     pub durability: Durability,
     /// Memory for objects that were read or written lately, in bytes.
     pub cache_bytes: usize,
+    /// The disk; tests take one that fails.
+    pub disk: Disk,
     /// The largest object that [`Backend::read`] reads at once, in bytes.
     pub object_bytes_max: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { durability: Durability::Fsync, cache_bytes: 64 << 20, object_bytes_max: 512 << 20 }
+        Options {
+            durability: Durability::Fsync,
+            cache_bytes: 64 << 20,
+            disk: Disk::default(),
+            object_bytes_max: 512 << 20,
+        }
     }
 }
 
@@ -55,7 +66,10 @@ pub struct Repository {
     repo: gix::ThreadSafeRepository,
     git_dir: PathBuf,
     options: Options,
-    hooks: Mutex<Vec<ChangeHook>>,
+    hooks: Hooks,
+    writer: Arc<Writer>,
+    upkeep: Option<JoinHandle<()>>,
+    watch: Option<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -64,17 +78,50 @@ impl std::fmt::Debug for Repository {
     }
 }
 
+impl Drop for Repository {
+    /// Brings everything to disk in ordinary packs.
+    fn drop(&mut self) {
+        self.writer.upkeep.state().stop = true;
+        self.writer.upkeep.changed.notify_all();
+        self.hooks.stop();
+        for thread in [self.upkeep.take(), self.watch.take()].into_iter().flatten() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// Packs that may be open at once.
+const PACKS_MAX: u16 = 8192;
+
 impl Repository {
-    /// Opens a repository: bare, or the top of a work tree, or a linked one.
+    /// Opens a repository: bare, or the top of a work tree, or a linked one. What a process that died has left undone is
+    /// done first.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Repository, OpenError> {
         let path = path.as_ref();
-        let repo = gix::ThreadSafeRepository::open_opts(path, gix::open::Options::isolated())
+        let slots = gix::odb::store::init::Slots::Given(PACKS_MAX);
+        let how = gix::open::Options::isolated().object_store_slots(slots);
+        let repo = gix::ThreadSafeRepository::open_opts(path, how)
             .map_err(|error| OpenError::NotRepository { path: path.to_owned(), detail: error.to_string() })?;
-        let git_dir = repo.to_thread_local().common_dir().to_owned();
-        Ok(Repository { repo, git_dir, options, hooks: Mutex::default() })
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        let local = repo.to_thread_local();
+        let git_dir = local.common_dir().to_owned();
+        let objects = local.objects.store_ref().path().to_owned();
+        let is_durable = options.durability == Durability::Fsync;
+        let writer =
+            Writer::new(git_dir.clone(), objects, local.object_hash(), options.disk.clone(), is_durable);
+        let writer = Arc::new(writer.map_err(failed)?);
+        crate::upkeep::recover(&writer).map_err(failed)?;
+        let weak = Arc::downgrade(&writer);
+        let upkeep = std::thread::Builder::new().name("datakit-upkeep".into());
+        let upkeep = upkeep.spawn(move || crate::upkeep::run(&weak)).map_err(failed)?;
+        let (hooks, folder) = (Hooks::default(), git_dir.clone());
+        let for_watch = hooks.clone();
+        let watch = std::thread::Builder::new().name("datakit-refs".into());
+        let watch = watch.spawn(move || crate::watch::run(&folder, &for_watch)).map_err(failed)?;
+        Ok(Repository { repo, git_dir, options, hooks, writer, upkeep: Some(upkeep), watch: Some(watch) })
     }
 
     /// Makes an empty bare repository and opens it; one that exists is opened.
@@ -91,6 +138,7 @@ impl Repository {
         Repository::open(path, options)
     }
 
+    /// Deletes a ref, or moves one that is symbolic.
     fn edit(&self, edit: &RefEdit) -> Result<(), WriteError> {
         use gix::refs::transaction::{Change, LogChange, PreviousValue, RefEdit as Gix, RefLog};
         let repo = self.repo.to_thread_local();
@@ -131,7 +179,7 @@ impl Repository {
 
 impl Backend for Repository {
     fn hash(&self) -> HashKind {
-        self.repo.to_thread_local().object_hash()
+        self.writer.hash
     }
 
     fn git_dir(&self) -> Option<&Path> {
@@ -139,86 +187,76 @@ impl Backend for Repository {
     }
 
     fn read(&self, id: ObjectId) -> Result<Object, ReadError> {
+        if let Some(object) = self.writer.recent(&id) {
+            return Ok(object);
+        }
         let (_, size) = self.header(id)?;
         if size > self.options.object_bytes_max {
             return Err(ReadError::TooLarge { id, size, limit: self.options.object_bytes_max });
         }
         let repo = self.repo.to_thread_local();
-        let object = repo.try_find_object(id);
-        let object = object.map_err(|error| ReadError::Corrupt { id, detail: error.to_string() })?;
-        let mut object = object.ok_or(ReadError::Missing { id })?;
-        Ok(Object { kind: object.kind, bytes: std::mem::take(&mut object.data).into() })
+        let object = repo
+            .objects
+            .try_find(&id, &mut Vec::new())
+            .map(|found| found.map(|found| Object { kind: found.kind, bytes: found.data.into() }));
+        let object = object.map_err(|error| ReadError::Corrupt { id, detail: chain(&error) })?;
+        let object = object.ok_or(ReadError::Missing { id })?;
+        if crate::hash(self.hash(), object.kind, &object.bytes) != id {
+            return Err(ReadError::Corrupt { id, detail: "its content has another hash".to_owned() });
+        }
+        Ok(object)
     }
 
     fn header(&self, id: ObjectId) -> Result<(ObjectKind, u64), ReadError> {
+        if let Some(object) = self.writer.recent(&id) {
+            return Ok((object.kind, object.bytes.len() as u64));
+        }
         let header = self.repo.to_thread_local().try_find_header(id);
-        let header = header.map_err(|error| ReadError::Corrupt { id, detail: error.to_string() })?;
+        let header = header.map_err(|error| ReadError::Corrupt { id, detail: chain(&error) })?;
         header.map(|header| (header.kind(), header.size())).ok_or(ReadError::Missing { id })
     }
 
     fn open_blob(&self, id: ObjectId) -> Result<BlobReader, ReadError> {
-        let object = self.read(id)?;
-        match object.kind {
-            ObjectKind::Blob => Ok(BlobReader::from_bytes(object.bytes)),
-            found => Err(ReadError::Kind { id, found, expected: ObjectKind::Blob }),
+        let (kind, size) = self.header(id)?;
+        if kind != ObjectKind::Blob {
+            return Err(ReadError::Kind { id, found: kind, expected: ObjectKind::Blob });
         }
+        let path = self.writer.loose_path(&id);
+        if size > STREAM_BYTES_MIN && path.exists() {
+            return Ok(BlobReader::from_stream(size, Box::new(Loose { id, path })));
+        }
+        Ok(BlobReader::from_bytes(self.read(id)?.bytes))
     }
 
     fn refs(&self, prefix: &str) -> io::Result<Vec<(RefName, ObjectId)>> {
-        let repo = self.repo.to_thread_local();
-        let platform = repo.references().map_err(|error| io::Error::other(error.to_string()))?;
-        let all = platform.all().map_err(|error| io::Error::other(error.to_string()))?;
-        let mut found = Vec::new();
-        for reference in all.flatten() {
-            let name = reference.name().as_bstr();
-            let target = reference.target();
-            let (true, Some(id)) = (name.starts_with(prefix.as_bytes()), target.try_id()) else { continue };
-            found.extend(RefName::new(name.to_owned()).map(|name| (name, id.to_owned())));
-        }
-        found.sort();
-        Ok(found)
+        self.writer.refs.list(prefix)
     }
 
     fn try_find_ref(&self, name: &RefName) -> io::Result<Option<ObjectId>> {
-        let repo = self.repo.to_thread_local();
-        let found =
-            repo.try_find_reference(name.as_bstr()).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(found.and_then(|reference| reference.target().try_id().map(ToOwned::to_owned)))
+        self.writer.refs.try_find(name)
     }
 
     fn write(&self, batch: &Batch) -> Result<Vec<Result<(), WriteError>>, WriteError> {
-        let repo = self.repo.to_thread_local();
-        for new in &batch.objects {
-            let result = match &new.content {
-                Content::Bytes(bytes) => repo.objects.write_buf(new.kind, bytes),
-                Content::File { file, size } => {
-                    let mut reader = io::BufReader::new(FromStart { file, position: 0 });
-                    repo.objects.write_stream(new.kind, *size, &mut reader)
-                }
-            };
-            result.map_err(|error| WriteError::Io {
-                action: format!("object {} cannot be written", new.id),
-                source: Arc::new(io::Error::other(error.to_string())),
-            })?;
-        }
-        Ok(batch.edits.iter().map(|edit| self.edit(edit)).collect())
+        let results = self.writer.write(batch)?;
+        let others = |(edit, result): (&RefEdit, Option<_>)| result.unwrap_or_else(|| self.edit(edit));
+        Ok(batch.edits.iter().zip(results).map(others).collect())
     }
 
     fn on_change(&self, hook: ChangeHook) {
-        self.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(hook);
+        self.hooks.add(hook);
     }
 }
 
-/// Reads a shared file from its first byte, whatever its position.
-struct FromStart<'a> {
-    file: &'a std::fs::File,
-    position: u64,
-}
+/// Blobs larger than this are decompressed as they are read, in bytes.
+const STREAM_BYTES_MIN: u64 = 4 << 20;
 
-impl io::Read for FromStart<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.position)?;
-        self.position += n as u64;
-        Ok(n)
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
     }
+    text.replace('\n', " ")
 }

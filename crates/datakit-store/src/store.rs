@@ -53,6 +53,8 @@ pub struct Options {
     pub limits: Limits,
     /// Memory for objects lately used, in bytes.
     pub cache_bytes: usize,
+    /// The disk; tests take one that fails.
+    pub disk: datakit_git::Disk,
 }
 
 impl Default for Options {
@@ -64,6 +66,7 @@ impl Default for Options {
             create: false,
             limits: Limits::default(),
             cache_bytes: 64 << 20,
+            disk: datakit_git::Disk::default(),
         }
     }
 }
@@ -97,6 +100,7 @@ impl Store {
         let git = datakit_git::Options {
             durability: options.durability,
             cache_bytes: options.cache_bytes,
+            disk: options.disk.clone(),
             ..datakit_git::Options::default()
         };
         let backend =

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use datakit_git::{Mode, ObjectId, ReadError};
+use datakit_git::{Changed, Mode, ObjectId, ReadError, RefName};
 
 use crate::name::{BranchName, HEADS, TreePath};
 use crate::objects::Objects;
@@ -117,9 +117,11 @@ impl Hub {
         };
         let hub = Arc::new(Hub { objects, state: Mutex::new(state), moving: Mutex::default() });
         let weak = Arc::downgrade(&hub);
-        let look = move || {
-            if let Some(hub) = weak.upgrade() {
-                hub.look_again();
+        let look = move |changed: Changed<'_>| {
+            let Some(hub) = weak.upgrade() else { return };
+            match changed {
+                Changed::Any => hub.look_again(),
+                Changed::Refs(refs) => refs.iter().for_each(|name| hub.look_at(name)),
             }
         };
         hub.objects.backend.on_change(Box::new(look));
@@ -149,6 +151,19 @@ impl Hub {
             state.note(branch, old, new);
         }
         self.spread(state, branch);
+    }
+
+    /// Looks at one ref that somebody may have moved.
+    fn look_at(&self, name: &RefName) {
+        let Some(branch) = BranchName::of_ref(name.clone()) else { return };
+        let _moving = self.moving();
+        let Ok(new) = self.objects.backend.try_find_ref(name) else { return };
+        let mut state = self.state();
+        let old = state.heads.get(&branch).copied();
+        if old != new {
+            state.note(&branch, old, new);
+            self.spread(state, &branch);
+        }
     }
 
     /// Compares the refs with what is known, for those who move them behind our back.

@@ -1,29 +1,8 @@
 //! Transactions: what they hold, what a commit makes of them.
 
-use datakit_store::{
-    BranchName, CommitError, ConflictReason, FileName, MergeDriver, Store, Transaction, TransactionError,
-    TreePath,
-};
+use datakit_store::{CommitError, ConflictReason, MergeDriver, Store, Transaction, TransactionError};
 
-fn path(text: &str) -> TreePath {
-    TreePath::parse(text).unwrap()
-}
-
-fn name(text: &str) -> FileName {
-    FileName::new(text).unwrap()
-}
-
-fn main_branch() -> BranchName {
-    BranchName::new("main").unwrap()
-}
-
-fn commit(store: &Store, files: &[(&str, &str)]) -> datakit_store::ObjectId {
-    let transaction = store.begin(&main_branch()).unwrap();
-    for (file, text) in files {
-        transaction.write_file(&path(file), text.as_bytes()).unwrap();
-    }
-    transaction.commit().unwrap()
-}
+use crate::{commit, main_branch, name, path};
 
 #[test]
 fn disjoint_changes_of_two_transactions_are_both_kept() {

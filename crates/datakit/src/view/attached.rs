@@ -105,7 +105,7 @@ pub(crate) fn branch_failed(error: &BranchError) -> Errno {
 /// What a failed write of the repository is to a client.
 pub(crate) fn write_failed(error: &WriteError) -> Errno {
     let errno = match error {
-        WriteError::Moved { .. } | WriteError::Locked { .. } | WriteError::CheckedOut { .. } => Errno::EBUSY,
+        WriteError::Moved { .. } | WriteError::Locked { .. } => Errno::EBUSY,
         WriteError::NameClash { .. } => Errno::EEXIST,
         WriteError::Io { source, .. } => {
             source.raw_os_error().map_or(Errno::EIO, |number| Errno(number.unsigned_abs()))

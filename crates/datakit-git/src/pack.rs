@@ -1,0 +1,197 @@
+//! Writes packs: of new objects in memory, and one of many without compressing anything again.
+//!
+//! Spec: gitformat-pack(5), pack version 2 and index version 2.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use gix::zlib::Compression;
+use gix::zlib::stream::deflate::{Compress, FlushCompress};
+
+use crate::{HashKind, ObjectId, ObjectKind};
+
+/// Largest pack that we write: offsets fit 31 bits.
+pub(crate) const PACK_BYTES_MAX: u64 = 1 << 31;
+
+/// Where an object is in a pack.
+struct Place {
+    id: ObjectId,
+    crc: u32,
+    offset: u32,
+}
+
+/// A pack and its index, in memory.
+pub(crate) struct Pack {
+    pub bytes: Vec<u8>,
+    pub index: Vec<u8>,
+}
+
+/// Makes packs; keeps the compressor, which is large.
+pub(crate) struct Packer {
+    hash: HashKind,
+    compress: Compress,
+}
+
+impl Packer {
+    pub fn new(hash: HashKind) -> Packer {
+        Packer { hash, compress: Compress::new(Compression::BEST_SPEED) }
+    }
+
+    /// Packs objects; each id once.
+    pub fn pack<'a>(
+        &mut self,
+        objects: impl Iterator<Item = (ObjectId, ObjectKind, &'a [u8])>,
+    ) -> io::Result<Pack> {
+        let mut bytes = header(0).to_vec();
+        let (mut places, mut seen) = (Vec::new(), HashSet::new());
+        for (id, kind, content) in objects {
+            if !seen.insert(id) {
+                continue;
+            }
+            let offset = offset(bytes.len() as u64)?;
+            entry_header(&mut bytes, kind, content.len() as u64);
+            self.deflate(content, &mut bytes)?;
+            let crc = crc32fast::hash(&bytes[offset as usize..]);
+            places.push(Place { id, crc, offset });
+        }
+        let count = u32::try_from(places.len()).map_err(io::Error::other)?;
+        bytes[..12].copy_from_slice(&header(count));
+        let trailer = digest(self.hash, &bytes)?;
+        bytes.extend_from_slice(trailer.as_slice());
+        Ok(Pack { index: index(self.hash, places, trailer)?, bytes })
+    }
+
+    fn deflate(&mut self, content: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        self.compress.reset();
+        let start = out.len();
+        let mut at = start;
+        out.resize(start + content.len() + content.len() / 512 + 64, 0);
+        loop {
+            let read = usize::try_from(self.compress.total_in()).map_err(io::Error::other)?;
+            let status = self
+                .compress
+                .compress(&content[read..], &mut out[at..], FlushCompress::Finish)
+                .map_err(|error| io::Error::other(error.to_string()))?;
+            at = start + usize::try_from(self.compress.total_out()).map_err(io::Error::other)?;
+            if status == gix::zlib::Status::StreamEnd {
+                out.truncate(at);
+                return Ok(());
+            }
+            out.resize(out.len() * 2, 0);
+        }
+    }
+}
+
+fn header(count: u32) -> [u8; 12] {
+    let mut header = *b"PACK\0\0\0\x02\0\0\0\0";
+    header[8..].copy_from_slice(&count.to_be_bytes());
+    header
+}
+
+fn offset(n: u64) -> io::Result<u32> {
+    u32::try_from(n)
+        .ok()
+        .filter(|n| u64::from(*n) < PACK_BYTES_MAX)
+        .ok_or_else(|| io::Error::other("too much for one pack"))
+}
+
+fn entry_header(out: &mut Vec<u8>, kind: ObjectKind, size: u64) {
+    let kind: u8 = match kind {
+        ObjectKind::Commit => 1,
+        ObjectKind::Tree => 2,
+        ObjectKind::Blob => 3,
+        ObjectKind::Tag => 4,
+    };
+    let mut byte = (kind << 4) | (size & 0xf) as u8;
+    let mut left = size >> 4;
+    while left > 0 {
+        out.push(byte | 0x80);
+        byte = (left & 0x7f) as u8;
+        left >>= 7;
+    }
+    out.push(byte);
+}
+
+fn digest(hash: HashKind, bytes: &[u8]) -> io::Result<ObjectId> {
+    let mut hasher = gix::hash::hasher(hash);
+    hasher.update(bytes);
+    hasher.try_finalize().map_err(|error| io::Error::other(error.to_string()))
+}
+
+fn index(hash: HashKind, mut places: Vec<Place>, trailer: ObjectId) -> io::Result<Vec<u8>> {
+    places.sort_by_key(|place| place.id);
+    let mut out = Vec::with_capacity(1100 + places.len() * 40);
+    out.extend_from_slice(b"\xfftOc\0\0\0\x02");
+    let mut at = 0;
+    for first in 0..=255u8 {
+        while at < places.len() && places[at].id.as_slice()[0] <= first {
+            at += 1;
+        }
+        out.extend_from_slice(&u32::try_from(at).map_err(io::Error::other)?.to_be_bytes());
+    }
+    places.iter().for_each(|place| out.extend_from_slice(place.id.as_slice()));
+    places.iter().for_each(|place| out.extend_from_slice(&place.crc.to_be_bytes()));
+    places.iter().for_each(|place| out.extend_from_slice(&place.offset.to_be_bytes()));
+    out.extend_from_slice(trailer.as_slice());
+    let own = digest(hash, &out)?;
+    out.extend_from_slice(own.as_slice());
+    Ok(out)
+}
+
+/// Writes into `out` one pack of the objects of `packs` (paths without extension), whose entries have no deltas against
+/// other packs; returns its index and its name. Memory: an entry of the index per object.
+pub(crate) fn concatenate(
+    hash: HashKind,
+    packs: &[std::path::PathBuf],
+    out: &mut File,
+) -> io::Result<(Vec<u8>, ObjectId)> {
+    let mut opened = Vec::new();
+    let mut count = HashSet::new();
+    for path in packs {
+        let pack = open(hash, path)?;
+        count.extend((0..pack.1.num_objects()).map(|n| pack.1.oid_at_index(n).to_owned()));
+        opened.push(pack);
+    }
+    let mut hasher = gix::hash::hasher(hash);
+    let mut buffered = io::BufWriter::with_capacity(1 << 18, &mut *out);
+    let mut write = |bytes: &[u8]| {
+        hasher.update(bytes);
+        buffered.write_all(bytes)
+    };
+    write(&header(u32::try_from(count.len()).map_err(io::Error::other)?))?;
+    let (mut places, mut at) = (Vec::with_capacity(count.len()), 12u64);
+    for (data, index) in &opened {
+        let ends = index.sorted_offsets();
+        for n in 0..index.num_objects() {
+            let id = index.oid_at_index(n).to_owned();
+            if !count.remove(&id) {
+                continue;
+            }
+            let start = index.pack_offset_at_index(n);
+            let next = ends.partition_point(|offset| *offset <= start);
+            let end = ends.get(next).copied().unwrap_or(data.pack_end() as u64);
+            let bytes = data
+                .entry_slice(start..end)
+                .ok_or_else(|| io::Error::other("an index does not fit its pack"))?;
+            places.push(Place { id, crc: crc32fast::hash(bytes), offset: offset(at)? });
+            write(bytes)?;
+            at += end - start;
+        }
+    }
+    let trailer = hasher.try_finalize().map_err(|error| io::Error::other(error.to_string()))?;
+    buffered.write_all(trailer.as_slice())?;
+    buffered.flush()?;
+    drop(buffered);
+    Ok((self::index(hash, places, trailer)?, trailer))
+}
+
+type Opened = (gix::odb::pack::data::File, gix::odb::pack::index::File);
+
+fn open(hash: HashKind, path: &Path) -> io::Result<Opened> {
+    let failed = |error: gix::Error| io::Error::other(error.to_string());
+    let data = gix::odb::pack::data::File::at(path.with_extension("pack"), hash).map_err(failed)?;
+    let index = gix::odb::pack::index::File::at(path.with_extension("idx"), hash).map_err(failed)?;
+    Ok((data, index))
+}

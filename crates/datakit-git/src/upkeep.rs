@@ -1,0 +1,226 @@
+//! What happens behind the commits: small packs become larger ones and reach the disk, journals go, the next start after
+//! a crash replays what is left.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, Weak};
+use std::time::Duration;
+
+use crate::journal::{Record, orphan};
+use crate::pack::{Pack, concatenate};
+use crate::writer::{Generation, MIDDLE_PACKS_MAX, PATIENCE, Writer};
+
+/// How long packs that were replaced stay for those who have just opened their index.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Largest pack that is still made into a larger one, in bytes.
+const MERGED_BYTES_MAX: u64 = 256 << 20;
+
+/// Runs until the writer is gone.
+pub(crate) fn run(writer: &Weak<Writer>) {
+    let mut replaced: Vec<PathBuf> = Vec::new();
+    loop {
+        let Some(writer) = writer.upgrade() else { return };
+        let stop = {
+            let mut state = writer.upkeep.state();
+            if state.closed.is_empty() && !state.stop {
+                let wait = if replaced.is_empty() { Duration::from_millis(500) } else { GRACE };
+                state =
+                    writer.upkeep.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            state.is_busy = !state.closed.is_empty();
+            state.stop
+        };
+        remove(&replaced);
+        replaced.clear();
+        writer.rotate_now(if stop { Duration::ZERO } else { PATIENCE });
+        replaced.extend(check_point(&writer));
+        if stop {
+            remove(&replaced);
+            return;
+        }
+    }
+}
+
+/// Brings what is closed to disk. Returns packs that are replaced.
+fn check_point(writer: &Writer) -> Vec<PathBuf> {
+    let mut replaced = Vec::new();
+    loop {
+        let Some(mut generation) = ({
+            let mut state = writer.upkeep.state();
+            state.is_busy = !state.closed.is_empty();
+            if state.closed.is_empty() { None } else { Some(state.closed.remove(0)) }
+        }) else {
+            break;
+        };
+        match settle(writer, &generation) {
+            Ok(()) => {
+                if let Some(journal) = generation.journal.take() {
+                    journal.remove().ok();
+                }
+                replaced.append(&mut generation.packs);
+                writer.age();
+            }
+            Err(_) => {
+                // A full disk: everything stays where it is, journal included, and is tried again later.
+                let mut state = writer.upkeep.state();
+                state.closed.insert(0, generation);
+                state.is_busy = false;
+                drop(state);
+                std::thread::sleep(Duration::from_millis(200));
+                return replaced;
+            }
+        }
+    }
+    replaced.extend(merge_middle(writer).unwrap_or_default());
+    replaced
+}
+
+/// Makes one pack of many small ones, and brings it and the refs to disk.
+fn settle(writer: &Writer, generation: &Generation) -> io::Result<()> {
+    if !generation.packs.is_empty() {
+        let n = writer.merged.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pack-dk1-{}-{n}", writer.instance);
+        merge(writer, &generation.packs, Some(&name))?;
+    }
+    let mut folders = BTreeSet::new();
+    for path in &generation.refs {
+        match writer.disk.sync_path(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => folders.extend(path.parent().map(Path::to_owned)),
+        }
+    }
+    folders.iter().filter(|folder| folder.is_dir()).try_for_each(|folder| writer.disk.sync_path(folder))
+}
+
+/// Makes one pack of many; on disk when it returns. Without a name it gets the one that git would give it.
+fn merge(writer: &Writer, packs: &[PathBuf], name: Option<&str>) -> io::Result<()> {
+    let folder = writer.objects.join("pack");
+    let unfinished = folder.join(format!("tmp_datakit_{}", writer.instance));
+    fs::remove_file(&unfinished).ok();
+    let made = (|| {
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&unfinished)?;
+        let (index, trailer) = concatenate(writer.hash, packs, &mut file)?;
+        writer.disk.sync(&file, &unfinished)?;
+        let own = format!("pack-{trailer}");
+        let path = folder.join(name.unwrap_or(&own));
+        if path.with_extension("idx").exists() {
+            // A name of git's kind tells the content; one of ours must be new.
+            return if name.is_none() { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) };
+        }
+        let index_unfinished = path.with_extension("idx-unfinished");
+        fs::remove_file(&index_unfinished).ok();
+        let index_file = writer.disk.create(&index_unfinished, &index)?;
+        writer.disk.sync(&index_file, &index_unfinished)?;
+        writer.disk.rename(&unfinished, &path.with_extension("pack"))?;
+        writer.disk.rename(&index_unfinished, &path.with_extension("idx"))?;
+        writer.disk.sync_path(&folder)
+    })();
+    fs::remove_file(&unfinished).ok();
+    made
+}
+
+/// Packs of ours that are many become one of git's own kind, which `git gc` may then treat as it likes.
+fn merge_middle(writer: &Writer) -> io::Result<Vec<PathBuf>> {
+    let mut packs = ours(writer, "pack-dk1-")?;
+    packs.retain(|pack| {
+        fs::metadata(pack.with_extension("pack")).is_ok_and(|found| found.len() < MERGED_BYTES_MAX)
+    });
+    if packs.len() < MIDDLE_PACKS_MAX {
+        return Ok(Vec::new());
+    }
+    let mut total = 0;
+    packs.retain(|pack| {
+        total += fs::metadata(pack.with_extension("pack")).map_or(0, |found| found.len());
+        total < MERGED_BYTES_MAX * 2
+    });
+    merge(writer, &packs, None)?;
+    Ok(packs)
+}
+
+/// Complete packs whose name begins so, without extension.
+fn ours(writer: &Writer, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let mut packs = Vec::new();
+    for entry in fs::read_dir(writer.objects.join("pack"))? {
+        let path = entry?.path();
+        let is_ours =
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix));
+        if is_ours
+            && path.extension().is_some_and(|extension| extension == "idx")
+            && path.with_extension("pack").exists()
+        {
+            packs.push(path.with_extension(""));
+        }
+    }
+    packs.sort();
+    Ok(packs)
+}
+
+/// Removes packs: the index first, so that nobody finds half of one.
+fn remove(packs: &[PathBuf]) {
+    for pack in packs {
+        fs::remove_file(pack.with_extension("idx")).ok();
+        fs::remove_file(pack.with_extension("pack")).ok();
+    }
+}
+
+/// Does what the journals of dead processes say, and tidies up behind them. What is already done is left alone.
+pub(crate) fn recover(writer: &Writer) -> io::Result<()> {
+    let folder = writer.folder.join("datakit");
+    let dead = crate::intent::recover(&folder, &writer.refs)?;
+    let mut journals: Vec<PathBuf> = fs::read_dir(&folder)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("journal-"))
+        })
+        .collect();
+    journals.sort_by_key(|path| fs::metadata(path).and_then(|found| found.modified()).ok());
+    for path in journals {
+        let Some(records) = orphan(writer.hash, &path)? else { continue };
+        let mut packs = Vec::new();
+        let mut refs = BTreeSet::new();
+        for record in &records {
+            packs.extend(replay(writer, record, &mut refs)?);
+        }
+        let generation = Generation { packs: packs.clone(), refs, ..Generation::default() };
+        settle(writer, &generation)?;
+        fs::remove_file(&path)?;
+        remove(&packs);
+    }
+    for dead in &dead {
+        let packs = ours(writer, &format!("pack-dk0-{}-", dead.instance))?;
+        settle(writer, &Generation { packs: packs.clone(), ..Generation::default() })?;
+        remove(&packs);
+        fs::remove_file(&dead.note)?;
+    }
+    Ok(())
+}
+
+fn replay(writer: &Writer, record: &Record, refs: &mut BTreeSet<PathBuf>) -> io::Result<Option<PathBuf>> {
+    let path = writer.pack_path(&record.pack);
+    let is = |extension: &str, bytes: &[u8]| {
+        fs::read(path.with_extension(extension)).is_ok_and(|found| found == bytes)
+    };
+    let has_objects = record.bytes.get(8..12) != Some(&[0; 4]);
+    if has_objects && !(is("pack", &record.bytes) && is("idx", &record.index)) {
+        let pack = Pack { bytes: record.bytes.clone(), index: record.index.clone() };
+        writer.write_pack(&path, &pack, true)?;
+    }
+    for (name, old, new) in &record.moves {
+        let file = writer.refs.path(name);
+        let is_torn = fs::read(&file)
+            .is_ok_and(|text| text.len() != writer.hash.len_in_hex() + 1 && !text.starts_with(b"ref:"));
+        if is_torn || writer.refs.try_find(name)? == *old {
+            file.parent().map_or(Ok(()), fs::create_dir_all)?;
+            let unfinished = writer.folder.join("datakit").join(format!("ref-{}", writer.instance));
+            fs::remove_file(&unfinished).ok();
+            writer.disk.create(&unfinished, format!("{new}\n").as_bytes())?;
+            writer.disk.rename(&unfinished, &file)?;
+        }
+        refs.insert(file);
+    }
+    Ok(has_objects.then_some(path))
+}

@@ -1,0 +1,371 @@
+//! Writes batches: journal, small pack, refs, in this order; and later makes large packs of the small ones.
+//!
+//! Invariant: a ref is moved only when all that it needs is in the repository's `objects`, and, when durable, in the
+//! journal. See docs/adr/0007-journal.md.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::backend::{Batch, Content, WriteError};
+use crate::disk::Disk;
+use crate::intent::Intent;
+use crate::journal::{Journal, Record};
+use crate::pack::{Pack, Packer};
+use crate::refs::{Locked, Refs};
+use crate::{HashKind, Object, ObjectId};
+
+/// Small packs before they are made into one.
+const SMALL_PACKS_MAX: usize = 256;
+
+/// Larger packs of ours before they are made into one of git's own kind.
+pub(crate) const MIDDLE_PACKS_MAX: usize = 16;
+
+/// How long small packs may wait for company.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Objects of this many bytes and more are written as loose objects, which are streamed.
+const LOOSE_BYTES_MIN: u64 = 1 << 20;
+
+/// What was written since the last journal was begun.
+#[derive(Default)]
+pub(crate) struct Generation {
+    pub journal: Option<Journal>,
+    /// Small packs, without extension.
+    pub packs: Vec<PathBuf>,
+    /// Ref files that moved.
+    pub refs: BTreeSet<PathBuf>,
+    pub began: Option<Instant>,
+}
+
+/// Objects of small packs, which nobody needs to look for.
+#[derive(Default)]
+struct Recent {
+    young: HashMap<ObjectId, Object>,
+    old: HashMap<ObjectId, Object>,
+}
+
+pub(crate) struct Writer {
+    pub hash: HashKind,
+    pub folder: PathBuf,
+    pub objects: PathBuf,
+    pub disk: Disk,
+    pub is_durable: bool,
+    /// Tells packs and journals of this process from others'.
+    pub instance: String,
+    pub refs: Refs,
+    loose: gix::odb::loose::Store,
+    state: Mutex<State>,
+    recent: RwLock<Recent>,
+    pub upkeep: Upkeep,
+    /// Packs made of others so far.
+    pub merged: AtomicU64,
+    intent: Intent,
+}
+
+struct State {
+    packer: Packer,
+    now: Generation,
+    next_pack: u64,
+}
+
+/// What is left for the thread that keeps the repository tidy.
+#[derive(Default)]
+pub(crate) struct Upkeep {
+    pub state: Mutex<UpkeepState>,
+    pub changed: Condvar,
+}
+
+#[derive(Default)]
+pub(crate) struct UpkeepState {
+    pub closed: Vec<Generation>,
+    pub is_busy: bool,
+    pub stop: bool,
+}
+
+impl Upkeep {
+    pub fn state(&self) -> MutexGuard<'_, UpkeepState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> WriteError {
+    let action = action.into();
+    move |source| WriteError::Io { action, source: Arc::new(source) }
+}
+
+impl Writer {
+    pub fn new(
+        folder: PathBuf,
+        objects: PathBuf,
+        hash: HashKind,
+        disk: Disk,
+        is_durable: bool,
+    ) -> io::Result<Writer> {
+        let nanos =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let instance = format!("{:x}{:x}", std::process::id(), nanos & 0xffff_ffff);
+        let ours = folder.join("datakit");
+        fs::create_dir_all(&ours)?;
+        fs::create_dir_all(objects.join("pack"))?;
+        Ok(Writer {
+            refs: Refs::new(folder.clone(), hash, disk.clone()),
+            intent: Intent::create(&ours, &instance)?,
+            instance,
+            loose: gix::odb::loose::Store::at(&objects, hash),
+            state: Mutex::new(State { packer: Packer::new(hash), now: Generation::default(), next_pack: 1 }),
+            recent: RwLock::default(),
+            upkeep: Upkeep::default(),
+            merged: AtomicU64::new(1),
+            hash,
+            folder,
+            objects,
+            disk,
+            is_durable,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An object of a small pack.
+    pub fn recent(&self, id: &ObjectId) -> Option<Object> {
+        let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
+        recent.young.get(id).or_else(|| recent.old.get(id)).cloned()
+    }
+
+    /// Forgets the objects of the generation before the last: they are found in packs now.
+    pub fn age(&self) {
+        let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
+        recent.old = std::mem::take(&mut recent.young);
+    }
+
+    /// Writes a batch whose edits this writer can make; the results say which refs moved. Edits that are not ours are
+    /// `None`.
+    pub fn write(&self, batch: &Batch) -> Result<Vec<Option<Result<(), WriteError>>>, WriteError> {
+        let large = |size: u64| size >= LOOSE_BYTES_MIN;
+        for new in &batch.objects {
+            match &new.content {
+                Content::File { file, size } => {
+                    let mut reader = FromStart { file, position: 0 };
+                    self.write_loose(new, &mut reader, *size)?;
+                }
+                Content::Bytes(bytes) if large(bytes.len() as u64) => {
+                    self.write_loose(new, &mut &bytes[..], bytes.len() as u64)?;
+                }
+                Content::Bytes(_) => {}
+            }
+        }
+        let mut state = self.state();
+        self.intent.note(&batch.edits).map_err(failed("what is to be locked cannot be noted"))?;
+        let mut locks: Vec<Result<Option<Locked>, WriteError>> =
+            batch.edits.iter().map(|edit| self.refs.lock(edit)).collect();
+        let is_small = |new: &&crate::NewObject| matches!(&new.content, Content::Bytes(bytes) if !large(bytes.len() as u64));
+        let small: Vec<&crate::NewObject> = batch.objects.iter().filter(is_small).collect();
+        let packed = small.iter().filter_map(|new| match &new.content {
+            Content::Bytes(bytes) => Some((new.id, new.kind, &**bytes)),
+            Content::File { .. } => None,
+        });
+        let pack = state.packer.pack(packed).map_err(failed("a pack cannot be made"))?;
+        let moves: Vec<_> = batch
+            .edits
+            .iter()
+            .zip(&locks)
+            .filter(|(_, lock)| matches!(lock, Ok(Some(_))))
+            .filter_map(|(edit, _)| Some((edit.name.clone(), edit.old, edit.new?)))
+            .collect();
+        if small.is_empty() && moves.is_empty() {
+            return Ok(locks
+                .into_iter()
+                .map(|lock| lock.map(|_| ()).map_or_else(|error| Some(Err(error)), |()| None))
+                .collect());
+        }
+        let name = format!("pack-dk0-{}-{}", self.instance, state.next_pack);
+        state.next_pack += 1;
+        let record = Record { pack: name, bytes: pack.bytes, index: pack.index, moves };
+        self.store(&mut state, &record, !small.is_empty())?;
+        self.remember(&small);
+        let mut results = Vec::with_capacity(locks.len());
+        for (edit, lock) in batch.edits.iter().zip(locks.drain(..)) {
+            results.push(match lock {
+                Ok(Some(lock)) => {
+                    state.now.refs.insert(self.refs.path(&edit.name));
+                    let moved = lock.publish(&self.disk);
+                    Some(moved.map_err(failed(format!("{} cannot be moved", edit.name))))
+                }
+                Ok(None) => None,
+                Err(error) => Some(Err(error)),
+            });
+        }
+        self.rotate_when_due(&mut state);
+        Ok(results)
+    }
+
+    /// Writes a large object at once, durably.
+    fn write_loose(
+        &self,
+        new: &crate::NewObject,
+        reader: &mut dyn io::Read,
+        size: u64,
+    ) -> Result<(), WriteError> {
+        use gix::objs::Write as _;
+        let action = || format!("object {} cannot be written", new.id);
+        let id = self
+            .loose
+            .write_stream(new.kind, size, reader)
+            .map_err(|error| failed(action())(io::Error::other(error.to_string())))?;
+        if id != new.id {
+            return Err(failed(action())(io::Error::other("its content changed while it was written")));
+        }
+        if self.is_durable {
+            let path = self.loose_path(&new.id);
+            self.disk.sync_path(&path).map_err(failed(action()))?;
+            path.parent().map_or(Ok(()), |folder| self.disk.sync_path(folder)).map_err(failed(action()))?;
+        }
+        Ok(())
+    }
+
+    pub fn loose_path(&self, id: &ObjectId) -> PathBuf {
+        let hex = id.to_string();
+        self.objects.join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// Makes a record durable, then its pack visible. When any of it fails, none of it counts.
+    fn store(&self, state: &mut State, record: &Record, has_objects: bool) -> Result<(), WriteError> {
+        let at = if self.is_durable { self.append(state, record)? } else { None };
+        let path = self.pack_path(&record.pack);
+        let pack = Pack { bytes: record.bytes.clone(), index: record.index.clone() };
+        let written = if has_objects { self.write_pack(&path, &pack, false) } else { Ok(()) };
+        let written = written.and_then(|()| self.sync_when_unjournalled(at, &path, has_objects));
+        if let Err(error) = written {
+            self.take_back(state, at);
+            return Err(failed("a pack cannot be written")(error));
+        }
+        state.now.began.get_or_insert_with(Instant::now);
+        if has_objects {
+            state.now.packs.push(path);
+        }
+        Ok(())
+    }
+
+    /// A batch too large for the journal goes to disk by itself.
+    fn sync_when_unjournalled(&self, at: Option<u64>, path: &Path, has_objects: bool) -> io::Result<()> {
+        if !self.is_durable || at.is_some() || !has_objects {
+            return Ok(());
+        }
+        self.disk.sync_path(&path.with_extension("pack"))?;
+        self.disk.sync_path(&path.with_extension("idx"))?;
+        self.disk.sync_path(&self.objects.join("pack"))
+    }
+
+    fn append(&self, state: &mut State, record: &Record) -> Result<Option<u64>, WriteError> {
+        let bytes = record.bytes.len() + record.index.len() + record.moves.len() * 4200;
+        if bytes as u64 + 4096 > crate::journal::JOURNAL_BYTES {
+            return Ok(None);
+        }
+        if state.now.journal.as_ref().is_some_and(|journal| !journal.has_room(bytes)) {
+            self.rotate(state);
+        }
+        if state.now.journal.is_none() {
+            let path =
+                self.folder.join("datakit").join(format!("journal-{}-{}", self.instance, state.next_pack));
+            let made = Journal::create(&self.disk, path).map_err(failed("a journal cannot be made"))?;
+            state.now.journal = Some(made);
+        }
+        let Some(journal) = &mut state.now.journal else { return Ok(None) };
+        match journal.append(&self.disk, record) {
+            Ok(at) => Ok(Some(at)),
+            Err(error) => {
+                // What is on disk now is not known: void the record, and trust this file no further.
+                let at = journal.position();
+                journal.take_back(&self.disk, at).ok();
+                self.rotate(state);
+                Err(failed("the journal cannot be written")(error))
+            }
+        }
+    }
+
+    fn take_back(&self, state: &mut State, at: Option<u64>) {
+        if let (Some(at), Some(journal)) = (at, &mut state.now.journal)
+            && journal.take_back(&self.disk, at).is_err()
+        {
+            self.rotate(state);
+        }
+    }
+
+    pub fn pack_path(&self, name: &str) -> PathBuf {
+        self.objects.join("pack").join(name)
+    }
+
+    /// Writes pack and index; readers see it when its index has its name.
+    pub fn write_pack(&self, path: &Path, pack: &Pack, may_exist: bool) -> io::Result<()> {
+        let (data, index) = (path.with_extension("pack"), path.with_extension("idx"));
+        let unfinished = path.with_extension("idx-unfinished");
+        if may_exist {
+            for old in [&index, &data, &unfinished] {
+                fs::remove_file(old).ok();
+            }
+        }
+        self.disk.create(&data, &pack.bytes)?;
+        let named =
+            self.disk.create(&unfinished, &pack.index).and_then(|_| self.disk.rename(&unfinished, &index));
+        if named.is_err() {
+            fs::remove_file(&data).ok();
+            fs::remove_file(&unfinished).ok();
+        }
+        named
+    }
+
+    fn remember(&self, objects: &[&crate::NewObject]) {
+        let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
+        for new in objects {
+            if let Content::Bytes(bytes) = &new.content {
+                recent.young.insert(new.id, Object { kind: new.kind, bytes: bytes.clone() });
+            }
+        }
+    }
+
+    fn rotate_when_due(&self, state: &mut State) {
+        let is_idle = || {
+            let upkeep = self.upkeep.state();
+            upkeep.closed.is_empty() && !upkeep.is_busy
+        };
+        if state.now.packs.len() >= SMALL_PACKS_MAX && is_idle() {
+            self.rotate(state);
+        }
+    }
+
+    /// Hands what was written so far to the upkeep.
+    fn rotate(&self, state: &mut State) {
+        let closed = std::mem::take(&mut state.now);
+        self.upkeep.state().closed.push(closed);
+        self.upkeep.changed.notify_all();
+    }
+
+    /// The same when it has waited long enough, or at once.
+    pub fn rotate_now(&self, patience: Duration) {
+        let mut state = self.state();
+        if state.now.began.is_some_and(|began| began.elapsed() >= patience) {
+            self.rotate(&mut state);
+        }
+    }
+}
+
+/// Reads a shared file from its first byte, whatever its position.
+struct FromStart<'a> {
+    file: &'a fs::File,
+    position: u64,
+}
+
+impl io::Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.position)?;
+        self.position += n as u64;
+        Ok(n)
+    }
+}

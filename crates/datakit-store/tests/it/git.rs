@@ -1,0 +1,240 @@
+//! Real git beside the store: reads what it writes, writes what it reads, repacks and prunes meanwhile.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use datakit_store::{BranchError, BranchName, Next, Options, ReadError, Start, Store};
+
+use crate::{commit, created, fsck, git, main_branch, path, repository};
+
+#[test]
+fn an_acknowledged_commit_is_visible_to_git_at_once() {
+    let (folder, store) = repository();
+    for n in 0..20 {
+        let head = commit(&store, &[("a/b", &format!("{n}\n"))]);
+        assert_eq!(git(folder.path(), &["rev-parse", "main"]), head.to_string());
+        assert_eq!(git(folder.path(), &["show", "main:a/b"]), n.to_string());
+    }
+    fsck(folder.path());
+    drop(store);
+    fsck(folder.path());
+    assert_eq!(git(folder.path(), &["rev-list", "--count", "main"]), "20");
+    let left = std::fs::read_dir(folder.path().join("datakit")).unwrap().count();
+    assert_eq!(left, 0, "a store that was closed leaves no journal");
+}
+
+#[test]
+fn clients_on_disjoint_paths_lose_nothing() {
+    let (folder, store) = repository();
+    commit(&store, &[("start", "0")]);
+    let (clients, rounds) = (16, 20);
+    std::thread::scope(|scope| {
+        for client in 0..clients {
+            let store = store.clone();
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let transaction = store.begin(&main_branch()).unwrap();
+                    transaction.write_file(&path(&format!("c{client}/f{round}")), b"x").unwrap();
+                    transaction
+                        .write_file(&path(&format!("c{client}/last")), format!("{round}").as_bytes())
+                        .unwrap();
+                    transaction.commit().unwrap();
+                }
+            });
+        }
+    });
+    drop(store);
+    fsck(folder.path());
+    let files = git(folder.path(), &["ls-tree", "-r", "--name-only", "main"]);
+    assert_eq!(files.lines().count(), 1 + clients * (rounds + 1));
+    let plain = git(folder.path(), &["rev-list", "--count", "--no-merges", "main"]);
+    assert_eq!(plain, (1 + clients * rounds).to_string());
+}
+
+#[test]
+fn gits_own_commits_and_packs_are_seen_and_appear_in_watches() {
+    let (folder, store) = repository();
+    commit(&store, &[("a", "1")]);
+    let mut updates = store.updates(None, Start::Now).unwrap();
+    let clone = tempfile::tempdir().unwrap();
+    git(clone.path(), &["clone", "-q", "-b", "main", folder.path().to_str().unwrap(), "."]);
+    for n in 0..5 {
+        std::fs::write(clone.path().join("b"), format!("{n}")).unwrap();
+        git(clone.path(), &["add", "b"]);
+        git(clone.path(), &["commit", "-qm", "from outside"]);
+        git(clone.path(), &["push", "-q", "origin", "main"]);
+        let pushed = git(clone.path(), &["rev-parse", "HEAD"]);
+        let Next::Value(update) = updates.next(Some(Duration::from_secs(10))).unwrap() else {
+            panic!("no update")
+        };
+        assert_eq!(update.new.map(|id| id.to_string()), Some(pushed));
+        let transaction = store.begin(&main_branch()).unwrap();
+        assert_eq!(transaction.read_file(&path("b")).unwrap(), format!("{n}").into_bytes());
+    }
+    git(folder.path(), &["pack-refs", "--all"]);
+    commit(&store, &[("c", "2")]);
+    git(folder.path(), &["gc", "-q", "--prune=now"]);
+    commit(&store, &[("d", "3")]);
+    fsck(folder.path());
+}
+
+#[test]
+fn git_repacks_and_prunes_while_clients_commit() {
+    let (folder, store) = repository();
+    commit(&store, &[("start", "0")]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let store = store.clone();
+                scope.spawn(move || {
+                    for round in 0..150 {
+                        let transaction = store.begin(&main_branch()).unwrap();
+                        transaction
+                            .write_file(
+                                &path(&format!("c{client}/{}", round % 10)),
+                                format!("{round}").as_bytes(),
+                            )
+                            .unwrap();
+                        transaction.commit().unwrap();
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                git(folder.path(), &["repack", "-adq"]);
+                git(folder.path(), &["gc", "-q", "--prune=now"]);
+            }
+        });
+        let results: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(results.iter().all(Result::is_ok));
+    });
+    fsck(folder.path());
+    let plain = git(folder.path(), &["rev-list", "--count", "--no-merges", "main"]);
+    assert_eq!(plain, "601");
+    drop(store);
+    fsck(folder.path());
+}
+
+#[test]
+fn two_stores_on_one_repository_lose_nothing() {
+    let (folder, first) = repository();
+    commit(&first, &[("start", "0")]);
+    let second = Store::open(folder.path(), Options::default()).unwrap();
+    std::thread::scope(|scope| {
+        for (n, store) in [&first, &second, &first, &second].into_iter().enumerate() {
+            scope.spawn(move || {
+                for round in 0..40 {
+                    let transaction = store.begin(&main_branch()).unwrap();
+                    transaction.write_file(&path(&format!("{n}/{round}")), b"x").unwrap();
+                    transaction.commit().unwrap();
+                }
+            });
+        }
+    });
+    fsck(folder.path());
+    assert_eq!(git(folder.path(), &["ls-tree", "-r", "--name-only", "main"]).lines().count(), 161);
+    drop((first, second));
+    fsck(folder.path());
+}
+
+#[test]
+fn branches_are_made_renamed_deleted_and_moved_forward_only() {
+    let (folder, store) = repository();
+    let first = commit(&store, &[("a", "1")]);
+    let second = commit(&store, &[("a", "2")]);
+    let (b, c) = (BranchName::new("b").unwrap(), BranchName::new("c/d").unwrap());
+    store.create_branch(&b, first).unwrap();
+    assert!(matches!(store.create_branch(&b, second), Err(BranchError::Exists { .. })));
+    store.fast_forward(&b, second).unwrap();
+    store.fast_forward(&b, second).unwrap();
+    assert!(matches!(store.fast_forward(&b, first), Err(BranchError::NotFastForward { .. })));
+    let missing = store.parse_id("1".repeat(40)).unwrap();
+    assert!(matches!(store.fast_forward(&b, missing), Err(BranchError::Read(ReadError::Missing { .. }))));
+    assert!(store.parse_id("xyz").unwrap_err().to_string().starts_with("invalid-hash \"xyz\""));
+    store.rename_branch(&b, &c).unwrap();
+    assert_eq!(
+        git(folder.path(), &["for-each-ref", "--format=%(refname)"]),
+        "refs/heads/c/d\nrefs/heads/main"
+    );
+    git(folder.path(), &["pack-refs", "--all"]);
+    assert!(store.create_branch(&BranchName::new("c").unwrap(), first).is_err(), "c is a directory of refs");
+    store.delete_branch(&c).unwrap();
+    assert_eq!(store.head(&c).unwrap(), None);
+    store.create_branch(&BranchName::new("c").unwrap(), first).unwrap();
+    fsck(folder.path());
+}
+
+#[test]
+fn work_trees_alternates_and_sha256_are_served_in_place() {
+    let outer = tempfile::tempdir().unwrap();
+    for format in ["sha1", "sha256"] {
+        let top = outer.path().join(format);
+        std::fs::create_dir(&top).unwrap();
+        git(&top, &["init", "-q", "-b", "main", "--object-format", format]);
+        std::fs::write(top.join("f"), "1").unwrap();
+        git(&top, &["add", "f"]);
+        git(&top, &["commit", "-qm", "one"]);
+        git(&top, &["worktree", "add", "-q", "../linked-of-it", "-b", "other"]);
+        let borrowed = outer.path().join("borrowed");
+        git(outer.path(), &["clone", "-q", "--bare", "--shared", top.to_str().unwrap(), "borrowed"]);
+        for place in [&top, &outer.path().join("linked-of-it"), &borrowed] {
+            let store = Store::open(place, Options::default()).unwrap();
+            let head = commit(&store, &[(&format!("g{}", place.ends_with("borrowed")), "2")]);
+            assert_eq!(git(place, &["rev-parse", "main"]), head.to_string());
+            assert_eq!(store.begin(&main_branch()).unwrap().read_file(&path("f")).unwrap(), b"1");
+            drop(store);
+            fsck(place);
+        }
+        git(&top, &["worktree", "remove", "--force", "../linked-of-it"]);
+        std::fs::remove_dir_all(borrowed).unwrap();
+    }
+}
+
+#[test]
+fn a_corrupt_object_is_named() {
+    let (folder, store) = repository();
+    commit(&store, &[("a", "some text\n")]);
+    drop(store);
+    let blob = git(folder.path(), &["rev-parse", "main:a"]);
+    let unpacked = tempfile::tempdir().unwrap();
+    git(unpacked.path(), &["init", "-q", "--bare", "."]);
+    for pack in std::fs::read_dir(folder.path().join("objects/pack")).unwrap().flatten() {
+        if pack.path().extension().is_some_and(|extension| extension == "pack") {
+            let mut command = crate::git_command(unpacked.path(), &["unpack-objects", "-q"]);
+            command.stdin(std::fs::File::open(pack.path()).unwrap());
+            assert!(command.status().unwrap().success());
+        }
+    }
+    let file = unpacked.path().join("objects").join(&blob[..2]).join(&blob[2..]);
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, b"this is not zlib").unwrap();
+    let store = Store::open(unpacked.path(), created()).unwrap();
+    let error = store.object(store.parse_id(&blob).unwrap()).unwrap_err();
+    assert!(error.to_string().contains(&blob) && matches!(error, ReadError::Corrupt { .. }), "{error}");
+}
+
+#[test]
+fn a_large_file_goes_through_disk_and_comes_back() {
+    let (folder, store) = repository();
+    let transaction = store.begin(&main_branch()).unwrap();
+    transaction.write_file(&path("large"), b"").unwrap();
+    let node = transaction.walk(&path("large")).unwrap();
+    let block: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for n in 0..24 {
+        transaction.write(node, n << 20, &block).unwrap();
+    }
+    let head = transaction.commit().unwrap();
+    let tree = store.commit_of(head).unwrap().tree;
+    let value = store.look_up(tree, &path("large")).unwrap().unwrap();
+    let mut reader = store.open_blob(value.id).unwrap();
+    let mut read = vec![0; 1 << 20];
+    for n in [0, 23, 5, 6] {
+        assert_eq!(reader.read_at(n << 20, &mut read).unwrap(), 1 << 20);
+        assert!(read == block, "block {n}");
+    }
+    assert_eq!(git(folder.path(), &["cat-file", "-s", "main:large"]), (24 << 20).to_string());
+    fsck(folder.path());
+}
