@@ -4,6 +4,7 @@ mod branch;
 mod change;
 mod doctor;
 mod failure;
+mod local;
 mod mount;
 mod output;
 mod prometheus;

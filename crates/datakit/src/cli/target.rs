@@ -1,4 +1,6 @@
-//! Where the commands without a mount find their DataKit: at a server.
+//! Where the commands without a mount find their DataKit: a server, or a repository served in this process.
+
+use std::path::PathBuf;
 
 use clap::Args;
 use datakit_client::{Branch, CommitId, DataKit, Error, Tree};
@@ -11,15 +13,19 @@ pub struct Target {
     /// The server: tcp://HOST:PORT, unix://PATH, fd://N or vsock://CID:PORT
     #[arg(long, value_name = "URL", env = "DATAKIT", global = true)]
     at: Option<String>,
+    /// A git repository, instead of a server
+    #[arg(long, value_name = "PATH", global = true)]
+    git: Option<PathBuf>,
 }
 
 impl Target {
     /// Connects.
     pub fn connect(&self) -> Result<DataKit, Failure> {
-        match &self.at {
-            Some(at) => DataKit::connect(at).map_err(failed),
-            None => Err(Failure::usage(
-                "no server named: use --at tcp://HOST:PORT or --at unix://PATH, or set DATAKIT",
+        match (&self.git, &self.at) {
+            (Some(git), _) => super::local::serve(git),
+            (None, Some(at)) => DataKit::connect(at).map_err(failed),
+            (None, None) => Err(Failure::usage(
+                "no server named: use --at tcp://HOST:PORT or --at unix://PATH, set DATAKIT, or use --git PATH",
             )),
         }
     }
