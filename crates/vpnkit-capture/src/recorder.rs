@@ -108,16 +108,18 @@ impl Recorder {
         parts: &[IoSlice<'_>],
         comment: &str,
     ) {
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let whole = Captured {
-            time_ns,
-            port,
-            direction,
-            wire_bytes: bytes.len() as u32,
-            bytes,
-            comment: comment.to_owned(),
-        };
         let mut state = lock(&self.state);
+        let wire_bytes = parts.iter().map(|part| part.len()).sum::<usize>();
+        // With nobody else looking, no more is copied than the ring keeps.
+        let alone = state.subscribers.is_empty() && state.ring_snap_bytes != 0;
+        let most = if alone { state.ring_snap_bytes.min(wire_bytes) } else { wire_bytes };
+        let mut bytes = Vec::with_capacity(most);
+        for part in parts {
+            let room = most - bytes.len();
+            bytes.extend_from_slice(&part[..part.len().min(room)]);
+        }
+        let wire_bytes = wire_bytes as u32;
+        let whole = Captured { time_ns, port, direction, wire_bytes, bytes, comment: comment.to_owned() };
         for queue in &state.subscribers {
             queue.offer(&whole);
         }

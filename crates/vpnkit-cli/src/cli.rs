@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use ethlink::{Address, Protocol};
 use vpnkit::{Config, Forward, Network, Resolvers};
 
@@ -12,8 +12,11 @@ use crate::ports::Ports;
 
 /// A user-space network: Ethernet of a namespace or of machines becomes ordinary sockets of this process.
 #[derive(Debug, Parser)]
-#[command(name = "vpnkit", version, max_term_width = 100)]
+#[command(name = "vpnkit", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Cli {
+    /// What to do instead of serving a network
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Network namespace to serve: a process, a path, or a name of ip-netns(8)
     #[arg(long, value_name = "PID|PATH|NAME", requires = "tap")]
     pub netns: Option<String>,
@@ -74,9 +77,37 @@ pub struct Cli {
     /// UDP ports of the host that lead to the guest
     #[arg(short = 'u', long, value_name = "PORTS")]
     pub udp_ports: Vec<Ports>,
+    /// Socket for control and observation over HTTP: ports, flows, metrics, captures
+    #[arg(long, value_name = "SOCKET", value_parser = socket)]
+    pub control: Option<Address>,
+    /// The only addresses of the host that ports may be bound to; 0.0.0.0 is any
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub allowed_bind_addresses: Vec<IpAddr>,
+    /// Keep the last frames, of so many mebibytes, for /capture/ring
+    #[arg(long, value_name = "MIB", default_value_t = 0, requires = "control",
+        value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub capture_ring: u16,
     /// Internal: make the device and hand it over on stdin
     #[arg(long, hide = true, requires = "tap")]
     pub make_tap: bool,
+}
+
+/// Questions to a network that runs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the connections of a network, with their rates
+    Flows(FlowsArguments),
+}
+
+/// See [`Command::Flows`].
+#[derive(Debug, Args)]
+pub struct FlowsArguments {
+    /// The socket that it was started with as --control
+    #[arg(long, value_name = "SOCKET", value_parser = socket)]
+    pub control: Address,
+    /// As JSON, at once and without rates
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `unix:PATH`, `unix://PATH`, `tcp:ADDRESS:PORT`, or a path.
@@ -115,7 +146,7 @@ impl Cli {
         };
         network.validate().map_err(|error| Failure::usage(error.to_string()))?;
         let dns = if self.dns.is_empty() { Resolvers::default() } else { Resolvers::Fixed(self.dns.clone()) };
-        Ok(Config { network, dns, hosts: Some(self.hosts.clone()), forwards: self.forwards() })
+        Ok(Config { network, dns, hosts: Some(self.hosts.clone()), forwards: Vec::new() })
     }
 
     /// The sockets that machines connect to.
@@ -136,7 +167,8 @@ impl Cli {
         .concat()
     }
 
-    fn forwards(&self) -> Vec<Forward> {
+    /// The ports that lead to the guest from the start.
+    pub fn forwards(&self) -> Vec<Forward> {
         let pairs = |ports: &[Ports]| -> Vec<(SocketAddr, SocketAddrV4)> {
             let of = |ports: &Ports| {
                 let address = ports.address;

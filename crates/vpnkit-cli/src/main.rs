@@ -5,17 +5,21 @@
 
 mod attach;
 mod cli;
+mod control;
 mod failure;
+mod flows;
 mod ports;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use ethlink::Namespace;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpnkit::{Engine, Stopper};
+use vpnkit_control::Network;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -40,13 +44,18 @@ fn main() -> ExitCode {
 }
 
 fn perform(cli: &Cli) -> Result<(), Failure> {
+    if let Some(Command::Flows(arguments)) = &cli.command {
+        return flows::show(arguments);
+    }
     if cli.make_tap {
         return attach::make_tap(cli);
     }
     raise_open_files();
     let config = cli.config()?;
     let link = attach::attach(cli, &config.network)?;
-    let engine = Engine::start(config, link).map_err(|error| Failure::of(&error))?;
+    let (link, recorder) = control::capture(cli, link);
+    let engine = Arc::new(Engine::start(config, link).map_err(|error| Failure::of(&error))?);
+    let _server = control::serve(cli, Arc::clone(&engine) as Arc<dyn Network>, recorder)?;
     if let Some(netns) = &cli.netns {
         let Ok(namespace) = netns.parse::<Namespace>();
         stop_after("namespace", engine.stopper(), move || {

@@ -4,15 +4,18 @@
 //! - [`network`]: what is needed of the engine; [`spec`]: forwards as text; [`exposed`]: which ports are forwarded, by
 //!   whom they may be bound, idempotently;
 //! - [`http`]: the API of VPNKit's Go client (`/forwards/…`), that of gvproxy (`/services/forwarder/…`), Prometheus
-//!   metrics, flows as JSON, and pcapng without end.
+//!   metrics, flows as JSON, and pcapng without end;
+//! - [`captured`]: the link that captures are made at.
 
 #![forbid(unsafe_code)]
 
+pub mod captured;
 pub mod exposed;
 pub mod http;
 pub mod network;
 pub mod spec;
 
+pub use captured::CapturedLink;
 pub use exposed::{ExposeError, Exposed};
 pub use http::{Api, ServeError, Server};
 pub use network::Network;

@@ -1,7 +1,7 @@
 //! The handle by which other threads start, question and stop an engine.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use vpnkit_stack::{Counters, Flows};
@@ -16,7 +16,7 @@ use crate::waker::Waker;
 pub struct Engine {
     commands: mpsc::Sender<Command>,
     waker: Waker,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     network: vpnkit_stack::Config,
 }
 
@@ -34,7 +34,7 @@ impl Engine {
             .name("vpnkit".into())
             .spawn(move || host.run())
             .map_err(StartError::os("starting a thread"))?;
-        let engine = Self { commands, waker, thread: Some(thread), network };
+        let engine = Self { commands, waker, thread: Mutex::new(Some(thread)), network };
         for forward in &config.forwards {
             engine.forward(*forward)?;
         }
@@ -84,15 +84,16 @@ impl Engine {
     }
 
     /// Waits until it is stopped by a [`Stopper`], or its link is gone.
-    pub fn wait(mut self) {
-        if let Some(thread) = self.thread.take() {
+    pub fn wait(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             // A panic of the thread was printed; there is nothing to add to it here.
             let _ = thread.join();
         }
     }
 
     /// Stops the network and waits until its thread is gone.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         self.finish();
     }
 
@@ -104,12 +105,9 @@ impl Engine {
         answer.recv().ok()
     }
 
-    fn finish(&mut self) {
+    fn finish(&self) {
         self.stopper().stop();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was printed; there is nothing to add to it here.
-            let _ = thread.join();
-        }
+        self.wait();
     }
 }
 

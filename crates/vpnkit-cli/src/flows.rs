@@ -1,0 +1,146 @@
+//! `vpnkit flows`: the connections of a running network, as a table.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use ethlink::Address;
+use serde_json::Value;
+
+use crate::cli::FlowsArguments;
+use crate::failure::Failure;
+
+/// Between the two looks that make a rate.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most bytes of an answer.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// Shows them on stdout.
+pub fn show(arguments: &FlowsArguments) -> Result<(), Failure> {
+    let first = flows(&arguments.control)?;
+    let text = if arguments.json {
+        format!("{first}\n")
+    } else {
+        let began = Instant::now();
+        std::thread::sleep(INTERVAL);
+        let second = flows(&arguments.control)?;
+        table(&first, &second, began.elapsed())
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::of(&error))
+}
+
+fn flows(control: &Address) -> Result<Value, Failure> {
+    let name = match control {
+        Address::Unix(path) => path.display().to_string(),
+        Address::Tcp(address) => address.to_string(),
+    };
+    let answer = ask(control).map_err(|error| {
+        Failure::usage(format!("no vpnkit answers at {name}: {error}; was it started with --control?"))
+    })?;
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
+    body.and_then(|body| serde_json::from_str(body).ok())
+        .ok_or_else(|| Failure::usage(format!("what answers at {name} is no vpnkit")))
+}
+
+/// HTTP/1.0: the answer ends with the connection, and is not in chunks.
+fn ask(control: &Address) -> std::io::Result<String> {
+    const REQUEST: &[u8] = b"GET /flows HTTP/1.0\r\nHost: vpnkit\r\n\r\n";
+    let mut answer = String::new();
+    match control {
+        Address::Unix(path) => {
+            let mut stream = UnixStream::connect(path)?;
+            stream.write_all(REQUEST)?;
+            stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+        }
+        Address::Tcp(address) => {
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(REQUEST)?;
+            stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+        }
+    }
+    Ok(answer)
+}
+
+/// What a flow is known by in both looks.
+fn name(flow: &Value) -> String {
+    ["protocol", "guest", "remote"].map(|field| flow[field].as_str().unwrap_or("-")).join(" ")
+}
+
+fn count(flow: &Value, field: &str) -> u64 {
+    flow[field].as_u64().unwrap_or(0)
+}
+
+/// A line a flow, those that move most first.
+fn table(first: &Value, second: &Value, elapsed: Duration) -> String {
+    let none = Vec::new();
+    let before: HashMap<String, &Value> =
+        first.as_array().unwrap_or(&none).iter().map(|flow| (name(flow), flow)).collect();
+    let rate = |flow: &Value, field: &str| {
+        let earlier = before.get(&name(flow)).map_or(0, |flow| count(flow, field));
+        count(flow, field).saturating_sub(earlier) as f64 / elapsed.as_secs_f64()
+    };
+    let mut rows: Vec<(f64, String)> = second
+        .as_array()
+        .unwrap_or(&none)
+        .iter()
+        .map(|flow| {
+            let (up, down) = (rate(flow, "bytes_up"), rate(flow, "bytes_down"));
+            let text = |field: &str| flow[field].as_str().unwrap_or("-").to_owned();
+            let line = format!(
+                "{:<5} {:<12} {:<21} {:<21} {:>9} {:>9} {:>10} {:>10}\n",
+                text("protocol"),
+                text("state"),
+                text("guest"),
+                text("remote"),
+                bytes(count(flow, "bytes_up") as f64),
+                bytes(count(flow, "bytes_down") as f64),
+                format!("{}/s", bytes(up)),
+                format!("{}/s", bytes(down)),
+            );
+            (up + down, line)
+        })
+        .collect();
+    rows.sort_by(|left, right| right.0.total_cmp(&left.0));
+    let head = format!(
+        "{:<5} {:<12} {:<21} {:<21} {:>9} {:>9} {:>10} {:>10}\n",
+        "PROTO", "STATE", "GUEST", "REMOTE", "UP", "DOWN", "UP RATE", "DOWN RATE"
+    );
+    rows.into_iter().fold(head, |table, (_, line)| table + &line)
+}
+
+/// With a unit of a thousand, in at most seven letters.
+fn bytes(count: f64) -> String {
+    let mut value = count;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 {
+            return if unit == "B" { format!("{value:.0} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_flow_that_moves_most_comes_first_with_its_rate() {
+        let flow = |remote: &str, down: u64| {
+            json!({"protocol": "tcp", "state": "ESTABLISHED", "guest": "g:1", "remote": remote, "bytes_up": 0,
+                "bytes_down": down})
+        };
+        let first = json!([flow("slow", 5_000_000), flow("fast", 0)]);
+        let second = json!([flow("slow", 5_001_000), flow("fast", 3_000_000)]);
+        let table = table(&first, &second, Duration::from_secs(2));
+        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0][..4], ["PROTO", "STATE", "GUEST", "REMOTE"]);
+        assert_eq!(lines[1][3..], ["fast", "0", "B", "3.0", "MB", "0", "B/s", "1.5", "MB/s"]);
+        assert_eq!(lines[2][3..], ["slow", "0", "B", "5.0", "MB", "0", "B/s", "500", "B/s"]);
+    }
+}
