@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use gix::objs::Find as _;
 
@@ -194,13 +195,14 @@ impl Backend for Repository {
         if size > self.options.object_bytes_max {
             return Err(ReadError::TooLarge { id, size, limit: self.options.object_bytes_max });
         }
-        let repo = self.repo.to_thread_local();
-        let object = repo
-            .objects
-            .try_find(&id, &mut Vec::new())
-            .map(|found| found.map(|found| Object { kind: found.kind, bytes: found.data.into() }));
-        let object = object.map_err(|error| ReadError::Corrupt { id, detail: chain(&error) })?;
-        let object = object.ok_or(ReadError::Missing { id })?;
+        let object = look(id, || {
+            let repo = self.repo.to_thread_local();
+            let object = repo
+                .objects
+                .try_find(&id, &mut Vec::new())
+                .map(|found| found.map(|found| Object { kind: found.kind, bytes: found.data.into() }));
+            object.map_err(|error| ReadError::Corrupt { id, detail: chain(&error) })
+        })?;
         if crate::hash(self.hash(), object.kind, &object.bytes) != id {
             return Err(ReadError::Corrupt { id, detail: "its content has another hash".to_owned() });
         }
@@ -211,9 +213,11 @@ impl Backend for Repository {
         if let Some(object) = self.writer.recent(&id) {
             return Ok((object.kind, object.bytes.len() as u64));
         }
-        let header = self.repo.to_thread_local().try_find_header(id);
-        let header = header.map_err(|error| ReadError::Corrupt { id, detail: chain(&error) })?;
-        header.map(|header| (header.kind(), header.size())).ok_or(ReadError::Missing { id })
+        look(id, || {
+            let header = self.repo.to_thread_local().try_find_header(id);
+            let header = header.map_err(|error| ReadError::Corrupt { id, detail: chain(&error) })?;
+            Ok(header.map(|header| (header.kind(), header.size())))
+        })
     }
 
     fn open_blob(&self, id: ObjectId) -> Result<BlobReader, ReadError> {
@@ -249,6 +253,22 @@ impl Backend for Repository {
 
 /// Blobs larger than this are decompressed as they are read, in bytes.
 const STREAM_BYTES_MIN: u64 = 4 << 20;
+
+/// Pauses before an object is looked for again. While another program moves objects to a pack, they are for a moment
+/// in none of the places that were listed, whichever order these are looked at in.
+const LOOK_AGAIN: [Duration; 3] =
+    [Duration::from_millis(1), Duration::from_millis(4), Duration::from_millis(20)];
+
+/// Looks for an object, again when it is not found or was on its way.
+fn look<T>(id: ObjectId, look: impl Fn() -> Result<Option<T>, ReadError>) -> Result<T, ReadError> {
+    for pause in LOOK_AGAIN {
+        if let Ok(Some(found)) = look() {
+            return Ok(found);
+        }
+        std::thread::sleep(pause);
+    }
+    look()?.ok_or(ReadError::Missing { id })
+}
 
 /// An error and what caused it, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
