@@ -325,7 +325,8 @@ impl World {
         let _ = self.door.make_directory(&format!("branch/{branch}"));
         self.door.make_directory(&transaction).unwrap();
         self.door.write(&format!("{transaction}/rw/{path}"), text.as_bytes()).unwrap();
-        self.door.write(&format!("{transaction}/ctl"), b"commit").unwrap();
+        let committed = self.door.write(&format!("{transaction}/ctl"), b"commit");
+        assert_eq!(committed, Ok(()), "{}: {path} on {branch}", self.name);
         self.text(&format!("branch/{branch}/head")).trim().to_owned()
     }
 

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::doors::{by_fuse, through_all};
+use crate::streams::{follow, line};
 
 #[test]
 fn git_clones_pushes_and_packs_while_it_is_served() {
@@ -12,17 +13,42 @@ fn git_clones_pushes_and_packs_while_it_is_served() {
         let folder = tempfile::tempdir().unwrap();
         let clone = folder.path().join("clone");
         let path = world.repository.to_str().unwrap();
+        let heads = follow(world, "branch/main/head.live");
+        assert_eq!(line(&heads), world.git(&["rev-parse", "main"]));
+        let file = follow(world, "branch/main/watch/g.node/tree.live");
+        assert_eq!(line(&file), "\n");
         world.git(&["clone", "-q", "-b", "main", path, clone.to_str().unwrap()]);
         std::fs::write(clone.join("g"), "theirs\n").unwrap();
         let inside = clone.to_str().unwrap();
         world.git(&["-C", inside, "add", "."]);
         world.git(&["-C", inside, "commit", "-qm", "pushed"]);
         world.git(&["-C", inside, "push", "-q", "origin", "main"]);
-        assert_eq!(world.text("branch/main/head").trim(), world.git(&["rev-parse", "main"]).trim());
+        let pushed = world.git(&["rev-parse", "main"]);
+        assert_eq!(world.text("branch/main/head").trim(), pushed.trim());
+        assert_eq!(line(&heads), pushed, "{}", world.name);
+        assert_ne!(line(&file), "\n", "{}", world.name);
         world.git(&["gc", "-q"]);
         world.commit("main", "h", "after\n");
         assert_eq!(world.door.list("branch/main/ro").unwrap(), ["f", "g", "h"], "{}", world.name);
         world.git(&["fsck", "--full", "--strict"]);
+    });
+}
+
+#[test]
+fn a_commit_in_a_served_working_tree_wakes_watches() {
+    through_all(|world| {
+        world.commit("main", "f", "ours\n");
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        let tree = tree.to_str().unwrap();
+        // The work tree shares refs and objects with what is served.
+        world.git(&["worktree", "add", "-q", tree, "main"]);
+        let heads = follow(world, "branch/main/head.live");
+        assert_eq!(line(&heads), world.git(&["rev-parse", "main"]), "{}", world.name);
+        std::fs::write(folder.path().join("tree/f"), "theirs\n").unwrap();
+        world.git(&["-C", tree, "commit", "-qam", "outside"]);
+        assert_eq!(line(&heads), world.git(&["rev-parse", "main"]), "{}", world.name);
+        assert_eq!(world.text("branch/main/ro/f"), "theirs\n");
     });
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::doors::{World, through_all};
 
 /// Reads a stream in a thread of its own.
-fn follow(world: &World, path: &str) -> Receiver<String> {
+pub fn follow(world: &World, path: &str) -> Receiver<String> {
     let mut next = world.door.stream(path).unwrap_or_else(|errno| panic!("{}: {path}: {errno}", world.name));
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
@@ -20,7 +20,8 @@ fn follow(world: &World, path: &str) -> Receiver<String> {
     receiver
 }
 
-fn line(receiver: &Receiver<String>) -> String {
+/// The next piece; waits for 20 seconds at most.
+pub fn line(receiver: &Receiver<String>) -> String {
     receiver.recv_timeout(Duration::from_secs(20)).unwrap()
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use datakit_client::{DataKit, Error, Retries};
 
-use super::world::{Mounted, PATIENCE, Server, World, can_serve, fsck, git, has_fuse, rounds};
+use super::world::{Mounted, PATIENCE, Server, World, fsck, git, has_fuse, rounds};
 
 /// Plenty of attempts: whoever gives up is no fault of the server.
 const PATIENT: Retries =
@@ -73,9 +73,6 @@ fn read_pairs(datakit: &DataKit, stop: &AtomicBool) -> u64 {
 
 #[test]
 fn no_update_is_lost_and_no_read_is_torn() {
-    if !can_serve() {
-        return;
-    }
     let world = World::new();
     let folder = world.path("mount");
     fs::create_dir(&folder).unwrap();
@@ -127,9 +124,6 @@ fn no_update_is_lost_and_no_read_is_torn() {
 
 #[test]
 fn merges_of_disjoint_changes_are_those_of_git() {
-    if !can_serve() {
-        return;
-    }
     let world = World::new();
     let server = Server::start(&world, "socket", &[]);
     server.connect().branch("main").unwrap().update(|t| t.write("start", b"x")).unwrap();
@@ -171,9 +165,6 @@ fn merges_of_disjoint_changes_are_those_of_git() {
 
 #[test]
 fn a_conflict_is_told_and_nothing_is_committed() {
-    if !can_serve() {
-        return;
-    }
     let world = World::new();
     let server = Server::start(&world, "socket", &[]);
     let main = server.connect().branch("main").unwrap();

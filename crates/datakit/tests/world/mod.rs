@@ -47,15 +47,6 @@ pub fn has(program: &str) -> bool {
     has
 }
 
-/// Whether there is git, and something to serve with.
-pub fn can_serve() -> bool {
-    let help = Command::new(env!("CARGO_BIN_EXE_datakit")).args(["serve", "--help"]).output().unwrap();
-    if !help.status.success() {
-        println!("SKIP: this datakit has no `serve`");
-    }
-    has("git") && help.status.success()
-}
-
 /// Whether directories can be mounted by FUSE here.
 pub fn has_fuse() -> bool {
     let has = Path::new("/dev/fuse").exists()
