@@ -1,5 +1,6 @@
 //! Benchmarks: ours and a peer in turn, in one run, medians, as ratios.
 
+mod datakit;
 mod guest;
 mod loops;
 mod machines;
@@ -22,6 +23,7 @@ use self::report::Row;
 use crate::packages;
 use crate::run::{cargo, output, root, run as run_program};
 
+pub use self::datakit::datakit;
 pub use self::loops::cpu;
 pub use self::ninep::ninep;
 pub use self::programs::guest;

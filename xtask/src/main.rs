@@ -20,6 +20,7 @@ usage: cargo xtask TASK
   bench 9p          our 9P server and client beside diod's
   bench boot        boot to power-off beside QEMU's TCG
   bench cpu         loops in a guest, beside QEMU's TCG and native
+  bench datakit     the store's commits, watches, diffs and merges, beside git
   bench guest       programs of Debian in a guest, beside QEMU's TCG and native
   bench net         TCP through vpnkit, beside pasta and slirp4netns (as root)
   bench run         `coracle run -- true`, warm: time and memory
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["bench", "9p", rest @ ..] => bench::ninep(rest),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "cpu", rest @ ..] => bench::cpu(rest),
+        ["bench", "datakit", rest @ ..] => bench::datakit(rest),
         ["bench", "guest", rest @ ..] => bench::guest(rest),
         ["bench", "net", rest @ ..] => bench::net(rest),
         ["bench", "run", rest @ ..] => bench::run(rest),
