@@ -10,7 +10,7 @@ use crate::op::{BLOCK, Flow, Op};
 pub const BUDGET: i64 = 4096;
 
 /// What a budget counts for in [`crate::decode::blocks::Blocks::countdown`], which is in blocks.
-const COUNTED: u32 = 32;
+pub const COUNTED: u32 = 32;
 
 /// An instruction of a translation that the interpreter can execute instead.
 #[derive(Debug, Clone, Copy)]

@@ -171,7 +171,12 @@ impl Cpu {
         self.flags.set_arithmetic(self.jit.flags);
         let budget = self.jit.budget;
         if let Some(state) = &mut self.blocks.jit.state {
-            self.retired += state.settle(budget);
+            let executed = state.settle(budget);
+            self.retired += executed;
+            // Whole budgets were counted where they were granted. The rest counts as well: a guest that leaves early every
+            // time, with a system call say, would never get to its timers.
+            let rest = (executed % helpers::BUDGET as u64) as u32 * helpers::COUNTED / helpers::BUDGET as u32;
+            self.blocks.countdown = self.blocks.countdown.saturating_sub(1 + rest);
         }
         match left {
             reason::FAULT => Left::Fault(self.jit.fault),
