@@ -10,7 +10,6 @@ pub struct Failure {
 }
 
 impl Failure {
-    #[allow(dead_code, reason = "used by commands that take input")]
     /// What a person got wrong: exit code 2. Says what, where, and what to do.
     pub fn usage(message: impl std::fmt::Display) -> Self {
         Self { message: message.to_string(), code: 2 }
@@ -31,14 +30,20 @@ impl Failure {
 /// An error and its causes, in one line; exit code 1.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        let mut line = error.to_string();
-        for cause in error.chain().skip(1) {
-            let text = cause.to_string();
-            if !line.contains(&text) {
-                line.push_str(": ");
-                line.push_str(&text);
-            }
-        }
-        Self::other(line)
+        Self::other(chain(error.as_ref()))
     }
+}
+
+/// An error and its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = inner.source();
+    }
+    line
 }

@@ -11,7 +11,8 @@ use p9p::remote::Remote;
 use p9p_fuse::{Caching, Mount, MountOptions};
 
 use super::Failure;
-use super::serve::{chain, stop_flag};
+use super::failure::chain;
+use super::serve::stop_flag;
 
 /// How often we look whether we were told to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

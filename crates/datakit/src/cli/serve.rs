@@ -14,6 +14,7 @@ use p9p::net::{Address, Server, ServerOptions};
 use p9p_fuse::MountOptions;
 
 use super::Failure;
+use super::failure::chain;
 use super::prometheus;
 
 /// Where we listen when nothing else is said, as DataKit did.
@@ -107,20 +108,6 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
         registered.map_err(|error| Failure::other(format!("signals cannot be caught: {error}")))?;
     }
     Ok(stop)
-}
-
-/// An error and its causes, in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let text = inner.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = inner.source();
-    }
-    line
 }
 
 fn addresses(arguments: &Arguments) -> Result<Vec<Address>, Failure> {
