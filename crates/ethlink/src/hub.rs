@@ -141,6 +141,19 @@ impl Hub {
             let port = Port::packets(fd, false, self.next_terms());
             return self.add(port);
         }
+        self.accept_from(listener)
+    }
+
+    /// Lets machines connect to a socket that is bound already, whoever bound it.
+    ///
+    /// # Errors
+    /// When it cannot be listened at.
+    pub fn listen_on(&mut self, protocol: Protocol, fd: OwnedFd) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        self.accept_from(Listener { fd, protocol, path: None })
+    }
+
+    fn accept_from(&mut self, listener: Listener) -> io::Result<()> {
         net::listen(&listener.fd, BACKLOG)?;
         let number = LISTENERS_AT + self.listeners.len() as u64;
         epoll::add(&self.epoll, &listener.fd, EventData::new_u64(number), EventFlags::IN)?;

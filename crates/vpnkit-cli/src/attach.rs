@@ -11,13 +11,13 @@ use std::sync::Arc;
 use ethlink::{Address, Addressing, Hub, Namespace, Protocol, Tap, TapOptions, pass, take_fd};
 use vpnkit::{HubLink, Link, Network, TapLink};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Local};
 use crate::failure::{self, Failure};
 
 /// Makes the link.
 pub fn attach(cli: &Cli, network: &Network) -> Result<Arc<dyn Link>, Failure> {
     let sockets = cli.sockets();
-    let on_sockets = !sockets.is_empty() || !cli.fd.is_empty();
+    let on_sockets = !sockets.is_empty() || !cli.fd.is_empty() || !cli.ethernet.is_empty();
     match (cli.tap.is_some(), on_sockets) {
         (true, true) => Err(Failure::usage("a namespace and sockets of machines need a vpnkit each")),
         (true, false) => Ok(Arc::new(TapLink::new(tap_of_helper()?))),
@@ -38,6 +38,13 @@ fn hub(cli: &Cli, sockets: &[(Protocol, Address)], network: &Network) -> Result<
         };
         hub.listen(*protocol, address)
             .map_err(|error| Failure::usage(format!("the socket {name} cannot be bound: {error}")))?;
+    }
+    for local in &cli.ethernet {
+        if let Local::Fd(number) = local {
+            take_fd(*number).and_then(|fd| hub.listen_on(Protocol::Vmnet, fd)).map_err(|error| {
+                Failure::usage(format!("descriptor {number} is no socket of ours: {error}"))
+            })?;
+        }
     }
     for number in &cli.fd {
         take_fd(*number)

@@ -7,12 +7,15 @@ use clap::{Args, Parser, Subcommand};
 use ethlink::{Address, Protocol};
 use vpnkit::{Config, Forward, Network, Resolvers};
 
+use crate::classic::Classic;
 use crate::failure::Failure;
 use crate::ports::Ports;
 
 /// A user-space network: Ethernet of a namespace or of machines becomes ordinary sockets of this process.
 #[derive(Debug, Parser)]
 #[command(name = "vpnkit", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+// VPNKit's clients shorten flags: Docker Desktop says --dhcp.
+#[command(infer_long_args = true)]
 pub struct Cli {
     /// What to do instead of serving a network
     #[command(subcommand)]
@@ -26,9 +29,9 @@ pub struct Cli {
     /// Give the device its address and default route, and bring it up
     #[arg(long, requires = "tap")]
     pub config_net: bool,
-    /// Unix socket for HyperKit and other clients of VPNKit's Ethernet protocol
-    #[arg(long, value_name = "PATH")]
-    pub ethernet: Vec<PathBuf>,
+    /// Socket for HyperKit and other clients of VPNKit's Ethernet protocol: a path, or fd:NUMBER that is bound
+    #[arg(long, value_name = "SOCKET", value_parser = local)]
+    pub ethernet: Vec<Local>,
     /// Socket for QEMU's `-netdev stream`: unix:PATH or tcp:ADDRESS:PORT
     #[arg(long, value_name = "SOCKET", value_parser = socket)]
     pub listen_qemu: Vec<Address>,
@@ -54,14 +57,17 @@ pub struct Cli {
     #[arg(long, value_name = "ADDRESS", default_value = "192.168.65.2")]
     pub host_ip: Ipv4Addr,
     /// Address of the guest; further guests get those after it
-    #[arg(long, value_name = "ADDRESS", default_value = "192.168.65.3")]
+    #[arg(long, value_name = "ADDRESS", alias = "lowest-ip", default_value = "192.168.65.3")]
     pub guest_ip: Ipv4Addr,
-    /// Bits of the network in an address
-    #[arg(long, value_name = "BITS", default_value_t = 24)]
-    pub prefix: u8,
-    /// Name servers to ask, instead of those of /etc/resolv.conf
-    #[arg(long, value_name = "ADDRESS[:PORT]", value_delimiter = ',', value_parser = resolver)]
-    pub dns: Vec<SocketAddr>,
+    /// Last address that guests get; else the last of the network
+    #[arg(long, value_name = "ADDRESS")]
+    pub highest_ip: Option<Ipv4Addr>,
+    /// Bits of the network in an address; else 24, or fewer if the addresses need it
+    #[arg(long, value_name = "BITS")]
+    pub prefix: Option<u8>,
+    /// Name servers to ask, instead of those of /etc/resolv.conf: addresses, or a file of VPNKit's form
+    #[arg(long, value_name = "ADDRESS[:PORT],…|FILE", value_parser = dns)]
+    pub dns: Vec<Dns>,
     /// File of names, as hosts(5)
     #[arg(long, value_name = "FILE", default_value = "/etc/hosts")]
     pub hosts: PathBuf,
@@ -87,6 +93,16 @@ pub struct Cli {
     #[arg(long, value_name = "MIB", default_value_t = 0, requires = "control",
         value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub capture_ring: u16,
+    /// Whether the process gives up what it does not need: files, programs, privileges
+    #[arg(long, value_name = "yes|no", default_value = "yes")]
+    pub sandbox: YesNo,
+    /// What VPNKit had
+    #[command(flatten)]
+    pub classic: Classic,
+    /// For tests: what to try inside of the sandbox
+    #[cfg(debug_assertions)]
+    #[arg(long = "try", hide = true)]
+    pub attempts: Vec<String>,
     /// Internal: make the device and hand it over on stdin
     #[arg(long, hide = true, requires = "tap")]
     pub make_tap: bool,
@@ -96,18 +112,64 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show the connections of a network, with their rates
-    Flows(FlowsArguments),
+    Flows(QuestionArguments),
+    /// Show what the process of a network is: its version and its sandbox
+    Status(QuestionArguments),
 }
 
-/// See [`Command::Flows`].
+/// Which network is asked, and how it is shown.
 #[derive(Debug, Args)]
-pub struct FlowsArguments {
+pub struct QuestionArguments {
     /// The socket that it was started with as --control
     #[arg(long, value_name = "SOCKET", value_parser = socket)]
     pub control: Address,
-    /// As JSON, at once and without rates
+    /// As JSON, and flows at once, without rates
     #[arg(long)]
     pub json: bool,
+}
+
+/// Yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum YesNo {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+}
+
+/// Who is asked for names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dns {
+    /// These.
+    Servers(Vec<SocketAddr>),
+    /// Those that a file of VPNKit's form names, followed as it changes.
+    File(PathBuf),
+}
+
+/// A socket of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// To be made here.
+    Path(PathBuf),
+    /// Inherited, bound already.
+    Fd(i32),
+}
+
+/// `PATH`, `unix:PATH` or `fd:NUMBER`; Hyper-V's and other sockets of hypervisors are not of this system.
+pub fn local(text: &str) -> Result<Local, String> {
+    if let Some(number) = text.strip_prefix("fd:") {
+        return number.parse().map(Local::Fd).map_err(|_| format!("`{number}` is no descriptor"));
+    }
+    let path = text.strip_prefix("unix:").map_or(text, |rest| rest.strip_prefix("//").unwrap_or(rest));
+    if path.is_empty() {
+        return Err("a socket needs a path".into());
+    }
+    match path.split_once("://") {
+        Some((scheme, _)) => {
+            Err(format!("{scheme} sockets are not of this system: give a path or fd:NUMBER"))
+        }
+        None => Ok(Local::Path(path.into())),
+    }
 }
 
 /// `unix:PATH`, `unix://PATH`, `tcp:ADDRESS:PORT`, or a path.
@@ -123,6 +185,15 @@ fn socket(text: &str) -> Result<Address, String> {
     if path.is_empty() { Err("a socket needs a path".into()) } else { Ok(Address::Unix(path.into())) }
 }
 
+fn dns(text: &str) -> Result<Dns, String> {
+    let servers: Result<Vec<_>, _> = text.split(',').map(resolver).collect();
+    match servers {
+        Ok(servers) => Ok(Dns::Servers(servers)),
+        Err(_) if std::path::Path::new(text).is_file() => Ok(Dns::File(text.into())),
+        Err(error) => Err(format!("{error}, and there is no such file")),
+    }
+}
+
 fn resolver(text: &str) -> Result<SocketAddr, String> {
     let whole = text.parse::<SocketAddr>();
     whole
@@ -130,23 +201,45 @@ fn resolver(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("`{text}` is no address"))
 }
 
+impl Local {
+    /// Its path, if it has one.
+    pub fn path(&self) -> Option<PathBuf> {
+        if let Self::Path(path) = self { Some(path.clone()) } else { None }
+    }
+}
+
 impl Cli {
-    /// What the engine is started with.
+    /// What the engine is started with. Files are not its business: they are followed from outside.
     pub fn config(&self) -> Result<Config, Failure> {
-        let network = Network {
+        let mut network = Network {
             gateway: self.gateway_ip,
             host: self.host_ip,
             guest: self.guest_ip,
-            prefix: self.prefix,
+            guest_last: self.highest_ip,
+            prefix: self.prefix(),
             mtu: self.mtu,
             offload: self.tap.is_some(),
             domain: self.domain.clone(),
             search: self.search.clone(),
             ..Network::default()
         };
+        self.classic.apply(&mut network);
         network.validate().map_err(|error| Failure::usage(error.to_string()))?;
-        let dns = if self.dns.is_empty() { Resolvers::default() } else { Resolvers::Fixed(self.dns.clone()) };
-        Ok(Config { network, dns, hosts: Some(self.hosts.clone()), forwards: Vec::new() })
+        let servers = self.dns.iter().flat_map(|dns| match dns {
+            Dns::Servers(servers) => servers.as_slice(),
+            Dns::File(_) => &[],
+        });
+        let dns = Resolvers::Fixed(servers.copied().collect());
+        let backlog = self.classic.listen_backlog.map_or(Config::default().backlog, |count| count as u16);
+        Ok(Config { network, dns, hosts: None, forwards: Vec::new(), backlog })
+    }
+
+    /// The smallest network of at least 256 addresses that has all of those given.
+    fn prefix(&self) -> u8 {
+        let addresses = [Some(self.host_ip), Some(self.guest_ip), self.highest_ip];
+        let given = addresses.into_iter().flatten().filter(|address| !address.is_unspecified());
+        let differ = given.fold(0, |bits, address| bits | (address.to_bits() ^ self.gateway_ip.to_bits()));
+        self.prefix.unwrap_or((differ.leading_zeros() as u8).min(24))
     }
 
     /// The sockets that machines connect to.
@@ -157,8 +250,9 @@ impl Cli {
         let any = |protocol, addresses: &[Address]| -> Vec<_> {
             addresses.iter().map(|address| (protocol, address.clone())).collect()
         };
+        let ethernet: Vec<PathBuf> = self.ethernet.iter().filter_map(Local::path).collect();
         [
-            paths(Protocol::Vmnet, &self.ethernet),
+            paths(Protocol::Vmnet, &ethernet),
             any(Protocol::Qemu, &self.listen_qemu),
             any(Protocol::Connect, &self.listen),
             paths(Protocol::Bess, &self.listen_bess),

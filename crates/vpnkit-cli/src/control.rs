@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ethlink::Address;
 use vpnkit::Link;
 use vpnkit_capture::Recorder;
-use vpnkit_control::{Api, CapturedLink, ExposeError, Exposed, Network, Server};
+use vpnkit_control::{Api, CapturedLink, ExposeError, Exposed, Listening, Network, Server};
 
 use crate::cli::Cli;
 use crate::failure::Failure;
@@ -23,11 +23,22 @@ pub fn capture(cli: &Cli, link: Arc<dyn Link>) -> (Arc<dyn Link>, Arc<Recorder>)
     (Arc::new(CapturedLink::new(link, Arc::clone(&recorder), name)), recorder)
 }
 
+/// Binds the control socket.
+pub fn listen(cli: &Cli) -> Result<Option<Listening>, Failure> {
+    let bound = cli.control.as_ref().map(|address| match address {
+        Address::Unix(path) => Listening::unix(path),
+        Address::Tcp(address) => Listening::tcp(*address),
+    });
+    bound.transpose().map_err(|error| Failure::of(&error))
+}
+
 /// Exposes the ports of the command line and serves the control socket, for as long as the result is kept.
 pub fn serve(
     cli: &Cli,
+    listening: Option<Listening>,
     network: Arc<dyn Network>,
     recorder: Arc<Recorder>,
+    status: serde_json::Value,
 ) -> Result<Option<Server>, Failure> {
     let exposed = Arc::new(Exposed::new(network, cli.allowed_bind_addresses.clone()));
     for forward in cli.forwards() {
@@ -36,11 +47,7 @@ pub fn serve(
             error => Failure::of(&error),
         })?;
     }
-    let Some(address) = &cli.control else { return Ok(None) };
-    let api = Api { exposed, recorder };
-    let server = match address {
-        Address::Unix(path) => Server::unix(api, path),
-        Address::Tcp(address) => Server::tcp(api, *address),
-    };
-    server.map(Some).map_err(|error| Failure::of(&error))
+    let api = Api { exposed, recorder, status: Arc::new(status) };
+    let server = listening.map(|listening| Server::on(api, listening)).transpose();
+    server.map_err(|error| Failure::of(&error))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ethlink::Address;
 use serde_json::Value;
 
-use crate::cli::FlowsArguments;
+use crate::cli::QuestionArguments;
 use crate::failure::Failure;
 
 /// Between the two looks that make a rate.
@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Shows them on stdout.
-pub fn show(arguments: &FlowsArguments) -> Result<(), Failure> {
+pub fn show(arguments: &QuestionArguments) -> Result<(), Failure> {
     let first = flows(&arguments.control)?;
     let text = if arguments.json {
         format!("{first}\n")
@@ -33,11 +33,16 @@ pub fn show(arguments: &FlowsArguments) -> Result<(), Failure> {
 }
 
 fn flows(control: &Address) -> Result<Value, Failure> {
+    question(control, "/flows")
+}
+
+/// Asks a running network for JSON.
+pub fn question(control: &Address, path: &str) -> Result<Value, Failure> {
     let name = match control {
         Address::Unix(path) => path.display().to_string(),
         Address::Tcp(address) => address.to_string(),
     };
-    let answer = ask(control).map_err(|error| {
+    let answer = ask(control, path).map_err(|error| {
         Failure::usage(format!("no vpnkit answers at {name}: {error}; was it started with --control?"))
     })?;
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
@@ -46,18 +51,18 @@ fn flows(control: &Address) -> Result<Value, Failure> {
 }
 
 /// HTTP/1.0: the answer ends with the connection, and is not in chunks.
-fn ask(control: &Address) -> std::io::Result<String> {
-    const REQUEST: &[u8] = b"GET /flows HTTP/1.0\r\nHost: vpnkit\r\n\r\n";
+fn ask(control: &Address, path: &str) -> std::io::Result<String> {
+    let request = format!("GET {path} HTTP/1.0\r\nHost: vpnkit\r\n\r\n");
     let mut answer = String::new();
     match control {
         Address::Unix(path) => {
             let mut stream = UnixStream::connect(path)?;
-            stream.write_all(REQUEST)?;
+            stream.write_all(request.as_bytes())?;
             stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
         }
         Address::Tcp(address) => {
             let mut stream = TcpStream::connect(address)?;
-            stream.write_all(REQUEST)?;
+            stream.write_all(request.as_bytes())?;
             stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
         }
     }

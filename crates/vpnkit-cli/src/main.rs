@@ -4,20 +4,21 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod classic;
 mod cli;
 mod control;
 mod failure;
 mod flows;
 mod ports;
+mod serve;
+mod status;
+#[cfg(debug_assertions)]
+mod trying;
+mod watched;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
-use ethlink::Namespace;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use vpnkit::{Engine, Stopper};
-use vpnkit_control::Network;
 
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
@@ -44,56 +45,12 @@ fn main() -> ExitCode {
 }
 
 fn perform(cli: &Cli) -> Result<(), Failure> {
-    if let Some(Command::Flows(arguments)) = &cli.command {
-        return flows::show(arguments);
+    match &cli.command {
+        Some(Command::Flows(arguments)) => flows::show(arguments),
+        Some(Command::Status(arguments)) => status::show(arguments),
+        None if cli.make_tap => attach::make_tap(cli),
+        None => serve::serve(cli),
     }
-    if cli.make_tap {
-        return attach::make_tap(cli);
-    }
-    raise_open_files();
-    let config = cli.config()?;
-    let link = attach::attach(cli, &config.network)?;
-    let (link, recorder) = control::capture(cli, link);
-    let engine = Arc::new(Engine::start(config, link).map_err(|error| Failure::of(&error))?);
-    let _server = control::serve(cli, Arc::clone(&engine) as Arc<dyn Network>, recorder)?;
-    if let Some(netns) = &cli.netns {
-        let Ok(namespace) = netns.parse::<Namespace>();
-        stop_after("namespace", engine.stopper(), move || {
-            // What cannot be watched ends with a signal only.
-            if namespace.wait_until_gone().is_err() {
-                loop {
-                    std::thread::park();
-                }
-            }
-        })?;
-    }
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
-        .map_err(|error| Failure::of(&error))?;
-    stop_after("signals", engine.stopper(), move || {
-        signals.forever().next();
-    })?;
-    engine.wait();
-    Ok(())
-}
-
-/// Stops the engine when `event` returns, on a thread of its own.
-fn stop_after(name: &str, stopper: Stopper, event: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(move || {
-            event();
-            stopper.stop();
-        })
-        .map(|_| ())
-        .map_err(|error| Failure::of(&error))
-}
-
-/// Lets the process have as many descriptors as it may: each connection of a guest is one.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // If it fails, there are fewer connections, each refused with an error of its own.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 #[cfg(test)]

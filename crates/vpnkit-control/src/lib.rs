@@ -17,6 +17,6 @@ pub mod spec;
 
 pub use captured::CapturedLink;
 pub use exposed::{ExposeError, Exposed};
-pub use http::{Api, ServeError, Server};
+pub use http::{Api, Listening, ServeError, Server};
 pub use network::Network;
 pub use spec::{Spec, SpecError};

@@ -12,10 +12,12 @@ pub const MTU_MAX: u16 = 65520;
 pub struct Config {
     /// Router, name server and DHCP server of the guests.
     pub gateway: Ipv4Addr,
-    /// Stands for the host: TCP and UDP to it go to 127.0.0.1 there.
+    /// Stands for the host: TCP and UDP to it go to 127.0.0.1 there. 0.0.0.0: guests do not reach the host.
     pub host: Ipv4Addr,
     /// The address leased first; further machines get those after it.
     pub guest: Ipv4Addr,
+    /// The address leased last; `None` is the last of the network.
+    pub guest_last: Option<Ipv4Addr>,
     /// Bits of the network in an address, 8 to 30.
     pub prefix: u8,
     /// Largest IP packet, in bytes: 576 to [`MTU_MAX`].
@@ -37,6 +39,8 @@ pub struct Config {
     pub host_names: Vec<String>,
     /// Names of `gateway`.
     pub gateway_names: Vec<String>,
+    /// Names of the guest that asks.
+    pub guest_names: Vec<String>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -47,6 +51,7 @@ impl Default for Config {
             gateway: Ipv4Addr::new(192, 168, 65, 1),
             host: Ipv4Addr::new(192, 168, 65, 2),
             guest: Ipv4Addr::new(192, 168, 65, 3),
+            guest_last: None,
             prefix: 24,
             mtu: 1500,
             offload: false,
@@ -57,6 +62,7 @@ impl Default for Config {
             lease_seconds: 0x7fff_ffff,
             host_names: vec!["host.internal".into()],
             gateway_names: vec!["gateway.internal".into()],
+            guest_names: vec!["vm.internal".into()],
             limits: Limits::default(),
         }
     }
@@ -72,6 +78,8 @@ pub enum ConfigError {
     Mtu(u16),
     #[error("{what} {address} is not an address of the gateway's network {network}/{prefix}")]
     Outside { what: &'static str, address: Ipv4Addr, network: Ipv4Addr, prefix: u8 },
+    #[error("the last guest {last} comes before the first {first}")]
+    Last { first: Ipv4Addr, last: Ipv4Addr },
     #[error("{0} is used twice")]
     Twice(Ipv4Addr),
 }
@@ -89,15 +97,26 @@ impl Config {
             return Err(ConfigError::Mtu(self.mtu));
         }
         let (network, prefix) = (self.network(), self.prefix);
-        for (what, address) in [("gateway", self.gateway), ("host", self.host), ("guest", self.guest)] {
+        let last = self.guest_last.unwrap_or(self.guest);
+        let host = if self.host.is_unspecified() { None } else { Some(("host", self.host)) };
+        let addresses = [("gateway", self.gateway), ("guest", self.guest), ("last guest", last)];
+        for (what, address) in addresses.into_iter().chain(host) {
             if !self.contains(address) || address == network || address == self.broadcast() {
                 return Err(ConfigError::Outside { what, address, network, prefix });
             }
+        }
+        if last < self.guest {
+            return Err(ConfigError::Last { first: self.guest, last });
         }
         if self.gateway == self.host || self.gateway == self.guest {
             return Err(ConfigError::Twice(self.gateway));
         }
         if self.host == self.guest { Err(ConfigError::Twice(self.host)) } else { Ok(()) }
+    }
+
+    /// The address by which a guest knows peers on the host: the host's, or the gateway's if that is not reached.
+    pub fn host_alias(&self) -> Ipv4Addr {
+        if self.host.is_unspecified() { self.gateway } else { self.host }
     }
 
     /// Network mask.

@@ -17,7 +17,12 @@ pub struct Config {
     pub hosts: Option<PathBuf>,
     /// Ports of the host that lead to the guest from the start.
     pub forwards: Vec<Forward>,
+    /// Connections that may wait to be accepted at a forwarded port; the kernel has its own limit.
+    pub backlog: u16,
 }
+
+/// See [`Config::backlog`].
+const BACKLOG: u16 = 4096;
 
 impl Default for Config {
     fn default() -> Self {
@@ -26,6 +31,7 @@ impl Default for Config {
             dns: Resolvers::default(),
             hosts: Some(PathBuf::from("/etc/hosts")),
             forwards: Vec::new(),
+            backlog: BACKLOG,
         }
     }
 }
@@ -43,6 +49,27 @@ impl Default for Resolvers {
     fn default() -> Self {
         Resolvers::File(PathBuf::from("/etc/resolv.conf"))
     }
+}
+
+/// The name servers that a `resolv.conf(5)` of this text names; without any it is the one on this machine.
+pub fn resolv_conf(text: &str) -> Vec<SocketAddr> {
+    crate::host::parse_resolvers(text)
+}
+
+/// A change of a running network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// The text of a `hosts(5)` file, in place of the one before.
+    Hosts(String),
+    /// Name servers, in place of those before, which are not followed any more.
+    Resolvers(Vec<SocketAddr>),
+    /// What guests are told by DHCP: their domain, empty for none, and the domains that they search.
+    Domains {
+        /// The domain.
+        domain: String,
+        /// Searched in this order.
+        search: Vec<String>,
+    },
 }
 
 /// Protocol of a forwarded port.

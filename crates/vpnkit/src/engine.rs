@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use vpnkit_stack::{Counters, Flows};
 
-use crate::config::{Config, Forward, ForwardError, StartError};
+use crate::config::{Config, Forward, ForwardError, StartError, Update};
 use crate::host::{Bound, Command, Host};
 use crate::link::Link;
 use crate::waker::Waker;
@@ -18,6 +18,7 @@ pub struct Engine {
     waker: Waker,
     thread: Mutex<Option<JoinHandle<()>>>,
     network: vpnkit_stack::Config,
+    backlog: u16,
 }
 
 impl Engine {
@@ -34,7 +35,8 @@ impl Engine {
             .name("vpnkit".into())
             .spawn(move || host.run())
             .map_err(StartError::os("starting a thread"))?;
-        let engine = Self { commands, waker, thread: Mutex::new(Some(thread)), network };
+        let engine =
+            Self { commands, waker, thread: Mutex::new(Some(thread)), network, backlog: config.backlog };
         for forward in &config.forwards {
             engine.forward(*forward)?;
         }
@@ -53,7 +55,7 @@ impl Engine {
             let network = format!("{}/{}", self.network.network(), self.network.prefix);
             return Err(ForwardError::NotGuest { guest: forward.guest, network });
         }
-        let bound = Bound::new(forward)?;
+        let bound = Bound::new(forward, self.backlog)?;
         let local = bound.local();
         self.ask(|reply| Command::Forward(bound, reply)).ok_or(ForwardError::Stopped)??;
         Ok(local)
@@ -76,6 +78,13 @@ impl Engine {
     /// Returns what happened so far.
     pub fn counters(&self) -> Counters {
         self.ask(Command::Counters).unwrap_or_default()
+    }
+
+    /// Changes something; it holds for what comes after.
+    pub fn update(&self, update: Update) {
+        // It fails when the engine has stopped, and then nothing comes after.
+        let _ = self.commands.send(Command::Update(update));
+        self.waker.wake();
     }
 
     /// A handle by which another thread can stop it.

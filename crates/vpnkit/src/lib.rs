@@ -22,9 +22,10 @@ mod host;
 mod link;
 mod waker;
 
-pub use config::{Config, Forward, ForwardError, Protocol, Resolvers, StartError};
+pub use config::{Config, Forward, ForwardError, Protocol, Resolvers, StartError, Update, resolv_conf};
 pub use engine::{Engine, Stopper};
 pub use link::{HubLink, Link, MemoryLink, Received, TapLink};
+pub use vpnkit_stack::wire::ethernet::MacAddr;
 pub use vpnkit_stack::{
     Config as Network, ConfigError, Counters, Flows, Gso, Limits, Offload, PartialChecksum, TcpSnapshot,
     UdpSnapshot, VIRTIO_HEADER_BYTES,

@@ -1,11 +1,12 @@
 //! The HTTP server: one thread, unix sockets or TCP.
 
 mod gvproxy;
+mod listening;
 mod observe;
 mod vpnkit;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ use tokio::sync::oneshot;
 use vpnkit_capture::Recorder;
 
 use crate::exposed::{ExposeError, Exposed};
+
+pub use listening::Listening;
 
 /// Largest body of a request, in bytes.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -42,6 +45,8 @@ pub struct Api {
     pub exposed: Arc<Exposed>,
     /// Captures.
     pub recorder: Arc<Recorder>,
+    /// What `/status` says.
+    pub status: Arc<serde_json::Value>,
 }
 
 impl Api {
@@ -70,21 +75,7 @@ impl Server {
     /// # Errors
     /// When the path is in use or cannot be bound.
     pub fn unix(api: Api, path: &Path) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Socket { path: path.to_owned(), source };
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ServeError::InUse { path: path.to_owned() });
-        }
-        if is_socket(path) {
-            std::fs::remove_file(path).map_err(failed)?;
-        }
-        let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let mut server = Self::start(move |stop| async move {
-            let listener = tokio::net::UnixListener::from_std(listener)?;
-            axum::serve(listener, api.router()).with_graceful_shutdown(stopped(stop)).await
-        })?;
-        server.path = Some(path.to_owned());
-        Ok(server)
+        Self::on(api, Listening::unix(path)?)
     }
 
     /// Serves on a TCP port. Anybody who can connect controls the network: bind loopback addresses only.
@@ -92,16 +83,33 @@ impl Server {
     /// # Errors
     /// When the address cannot be bound.
     pub fn tcp(api: Api, address: SocketAddr) -> Result<Self, ServeError> {
-        let failed = |source| ServeError::Address { address, source };
-        let listener = TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let local = listener.local_addr().map_err(failed)?;
-        let mut server = Self::start(move |stop| async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, api.router()).with_graceful_shutdown(stopped(stop)).await
-        })?;
-        server.address = Some(local);
-        Ok(server)
+        Self::on(api, Listening::tcp(address)?)
+    }
+
+    /// Serves on a socket that is bound.
+    ///
+    /// # Errors
+    /// When the system has no descriptor or thread left.
+    pub fn on(api: Api, listening: Listening) -> Result<Self, ServeError> {
+        let address = listening.address();
+        match listening {
+            Listening::Unix(listener, path) => {
+                let mut server = Self::start(move |stop| async move {
+                    let listener = tokio::net::UnixListener::from_std(listener)?;
+                    axum::serve(listener, api.router()).with_graceful_shutdown(stopped(stop)).await
+                })?;
+                server.path = Some(path);
+                Ok(server)
+            }
+            Listening::Tcp(listener) => {
+                let mut server = Self::start(move |stop| async move {
+                    let listener = tokio::net::TcpListener::from_std(listener)?;
+                    axum::serve(listener, api.router()).with_graceful_shutdown(stopped(stop)).await
+                })?;
+                server.address = address;
+                Ok(server)
+            }
+        }
     }
 
     /// Where it listens, on TCP.
@@ -148,11 +156,6 @@ const GRACE: std::time::Duration = std::time::Duration::from_millis(500);
 async fn stopped(stop: oneshot::Receiver<()>) {
     // A sender that is gone says the same.
     let _ = stop.await;
-}
-
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 impl Drop for Server {

@@ -1,4 +1,4 @@
-//! What happens: `/flows`, `/metrics`, `/capture`, `/capture/ring`, `/healthz`.
+//! What happens: `/flows`, `/metrics`, `/status`, `/capture`, `/capture/ring`, `/healthz`.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -29,6 +29,7 @@ pub fn router() -> Router<Api> {
     Router::new()
         .route("/flows", get(flows))
         .route("/metrics", get(metrics))
+        .route("/status", get(status))
         .route("/capture", get(capture))
         .route("/capture/ring", get(ring))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -36,6 +37,11 @@ pub fn router() -> Router<Api> {
 
 async fn flows(State(api): State<Api>) -> axum::Json<Value> {
     axum::Json(flows_of(&api.exposed.network().flows()))
+}
+
+/// What the process is: its version and its sandbox.
+async fn status(State(api): State<Api>) -> axum::Json<Value> {
+    axum::Json((*api.status).clone())
 }
 
 /// Flows as JSON: a list, TCP first.

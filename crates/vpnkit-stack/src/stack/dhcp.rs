@@ -30,7 +30,8 @@ pub(crate) struct Leases {
 impl Leases {
     pub fn new(config: &Config) -> Self {
         let first = config.guest.to_bits();
-        let last = (config.broadcast().to_bits() - 1).min(first.saturating_add(LEASES_MAX - 1));
+        let last = config.guest_last.map_or(config.broadcast().to_bits() - 1, Ipv4Addr::to_bits);
+        let last = last.min(first.saturating_add(LEASES_MAX - 1));
         Self { leases: Vec::new(), first, last }
     }
 
@@ -61,6 +62,12 @@ impl Leases {
 }
 
 impl Stack {
+    /// Tells guests another domain, and others to search, when they ask next.
+    pub fn set_domains(&mut self, domain: String, search: Vec<String>) {
+        self.config.domain = domain;
+        self.config.search = search;
+    }
+
     pub(super) fn take_dhcp(&mut self, frame: &Frame<'_>, payload: &[u8]) -> Result<(), ParseError> {
         let request = dhcp::parse(payload)?;
         if request.mac != frame.src || request.server.is_some_and(|server| server != self.config.gateway) {

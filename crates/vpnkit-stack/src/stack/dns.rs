@@ -85,7 +85,7 @@ impl Stack {
             let code = if message[2] & 0x78 != 0 { dns::NOTIMP } else { dns::FORMERR };
             return self.reply(now, client, dns::reply(message, code));
         };
-        if let Some((addresses, ttl_seconds)) = self.resolve_here(&query) {
+        if let Some((addresses, ttl_seconds)) = self.resolve_here(&query, self.asker(client)) {
             return self.reply(now, client, dns::answer(message, &query, &addresses, ttl_seconds));
         }
         let failure = dns::reply(message, dns::SERVFAIL);
@@ -106,12 +106,23 @@ impl Stack {
         });
     }
 
+    fn asker(&self, client: Client) -> Option<IpAddr> {
+        match client {
+            Client::Udp { guest, .. } => Some((*guest.ip()).into()),
+            Client::Tcp(flow) => self.tcp.get(flow.0).map(|flow| (*flow.key.guest.ip()).into()),
+        }
+    }
+
     /// Addresses of a name that is ours, with their time to live. Loopback addresses in the host's hosts file mean the
     /// host, which the guest knows by another address.
-    fn resolve_here(&self, query: &dns::Query) -> Option<(Vec<IpAddr>, u32)> {
+    fn resolve_here(&self, query: &dns::Query, guest: Option<IpAddr>) -> Option<(Vec<IpAddr>, u32)> {
         let is = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case(&query.name));
         if is(&self.config.host_names) {
-            return Some((vec![self.config.host.into()], 0));
+            let host = Some(self.config.host).filter(|host| !host.is_unspecified());
+            return Some((host.map(IpAddr::from).into_iter().collect(), 0));
+        }
+        if is(&self.config.guest_names) {
+            return Some((guest.into_iter().collect(), 0));
         }
         if is(&self.config.gateway_names) {
             return Some((vec![self.config.gateway.into()], 0));
@@ -122,7 +133,9 @@ impl Stack {
         let addresses = self.hosts.0.get(&query.name)?;
         let is_localhost = query.name == "localhost";
         let seen = addresses.iter().filter_map(|address| match address {
-            IpAddr::V4(v4) if v4.is_loopback() && !is_localhost => Some(self.config.host.into()),
+            IpAddr::V4(v4) if v4.is_loopback() && !is_localhost => {
+                Some(self.config.host.into()).filter(|_| !self.config.host.is_unspecified())
+            }
             IpAddr::V6(v6) if v6.is_loopback() && !is_localhost => None,
             other => Some(*other),
         });

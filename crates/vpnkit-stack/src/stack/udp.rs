@@ -166,14 +166,14 @@ impl Stack {
     pub fn udp_received(&mut self, now: Instant, id: UdpId, from: SocketAddrV4, payload: &[u8]) {
         let Some(guest) = self.udp.get(id.0).map(|flow| flow.guest) else { return };
         self.count_udp(now, id, 0, payload.len());
-        let src = if from.ip().is_loopback() { self.config.host } else { *from.ip() };
+        let src = if from.ip().is_loopback() { self.config.host_alias() } else { *from.ip() };
         self.queue_udp(now, (src, from.port()), (*guest.ip(), guest.port()), payload);
     }
 
     /// A datagram of a flow to `to` came to an error.
     pub fn udp_failed(&mut self, id: UdpId, to: SocketAddrV4, error: DatagramError) {
         let Some(guest) = self.udp.get(id.0).map(|flow| flow.guest) else { return };
-        let address = if to.ip().is_loopback() { self.config.host } else { *to.ip() };
+        let address = if to.ip().is_loopback() { self.config.host_alias() } else { *to.ip() };
         let header = udp::emit_header((*guest.ip(), guest.port()), (address, to.port()), &[]);
         self.queue_datagram_error(*guest.ip(), address, ipv4::PROTOCOL_UDP, &header, error);
     }
@@ -225,7 +225,7 @@ impl Stack {
     pub(super) fn alias_of(&self, peer: SocketAddr) -> Ipv4Addr {
         match peer {
             SocketAddr::V4(v4) if self.is_outside(*v4.ip()) => *v4.ip(),
-            _ => self.config.host,
+            _ => self.config.host_alias(),
         }
     }
 

@@ -2,7 +2,7 @@
 //! hardly be forged (RFC 5452) and errors of one resolver lead to the next at once. A socket is used again a few times,
 //! chosen by chance among those at rest, because to make one costs more than the query.
 
-mod files;
+pub(crate) mod files;
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -139,6 +139,10 @@ impl Host {
         if let Some(hosts) = self.dns.files.refresh(self.now()) {
             self.stack.set_hosts(hosts);
         }
+    }
+
+    pub(super) fn dns_set_resolvers(&mut self, servers: Vec<SocketAddr>) {
+        self.dns.files.set_resolvers(servers);
     }
 
     pub(super) fn dns_query(&mut self, query: DnsId, tcp: bool, message: Vec<u8>) {

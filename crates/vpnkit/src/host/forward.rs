@@ -16,8 +16,6 @@ use crate::config::{Forward, ForwardError, Protocol};
 
 /// Connections and datagrams taken from one port before it is the others' turn.
 const BURST: usize = 64;
-/// Connections that may wait to be accepted; the kernel has its own limit.
-const BACKLOG: i32 = 4096;
 /// How long a port rests when the process has no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,8 +43,8 @@ pub(crate) struct Bound {
 
 impl Bound {
     /// Binds the host's side of `forward`; its address is then the real one, port included.
-    pub fn new(mut forward: Forward) -> Result<Self, ForwardError> {
-        let socket = bind(&forward).map_err(|error| ForwardError::of_bind(&forward, error))?;
+    pub fn new(mut forward: Forward, backlog: u16) -> Result<Self, ForwardError> {
+        let socket = bind(&forward, backlog).map_err(|error| ForwardError::of_bind(&forward, error))?;
         let local = match &socket {
             Socket::Tcp(listener) => listener.local_addr(),
             Socket::Udp(socket) => socket.local_addr(),
@@ -60,7 +58,7 @@ impl Bound {
     }
 }
 
-fn bind(forward: &Forward) -> io::Result<Socket> {
+fn bind(forward: &Forward, backlog: u16) -> io::Result<Socket> {
     let family = if forward.bind.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     match forward.protocol {
@@ -68,7 +66,7 @@ fn bind(forward: &Forward) -> io::Result<Socket> {
             let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
             net::sockopt::set_socket_reuseaddr(&fd, true)?;
             net::bind(&fd, &forward.bind)?;
-            net::listen(&fd, BACKLOG)?;
+            net::listen(&fd, backlog.into())?;
             Ok(Socket::Tcp(fd.into()))
         }
         Protocol::Udp => {

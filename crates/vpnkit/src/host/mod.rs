@@ -14,14 +14,15 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
-use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Instant, Offload, Stack};
+use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Hosts, Instant, Offload, Stack};
 
-use crate::config::{Config, Forward, ForwardError, StartError};
+use crate::config::{Config, Forward, ForwardError, StartError, Update};
 use crate::link::{Link, Received};
 use crate::waker::Waker;
 use poller::{Owner, Poller};
 use spin::{SPIN, Spin};
 
+pub(crate) use dns::files::parse_resolvers;
 pub(crate) use forward::Bound;
 
 /// Bytes of the largest datagram.
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Unforward(Forward, mpsc::Sender<Result<(), ForwardError>>),
     Flows(mpsc::Sender<Flows>),
     Counters(mpsc::Sender<Counters>),
+    Update(Update),
     Stop,
 }
 
@@ -257,12 +259,21 @@ impl Host {
                 Ok(Command::Counters(reply)) => {
                     let _ = reply.send(self.stack.counters());
                 }
+                Ok(Command::Update(update)) => self.update(update),
                 Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => {
                     self.stopping = true;
                     return;
                 }
                 Err(mpsc::TryRecvError::Empty) => return,
             }
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        match update {
+            Update::Hosts(text) => self.stack.set_hosts(Hosts::parse(&text)),
+            Update::Resolvers(servers) => self.dns_set_resolvers(servers),
+            Update::Domains { domain, search } => self.stack.set_domains(domain, search),
         }
     }
 

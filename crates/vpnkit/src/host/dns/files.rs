@@ -39,6 +39,12 @@ impl Followed {
         Self { source, resolvers, hosts, stamps: None, checked: Instant(0) }
     }
 
+    /// Asks these from now on.
+    pub fn set_resolvers(&mut self, servers: Vec<SocketAddr>) {
+        self.source = Resolvers::Fixed(servers.clone());
+        self.resolvers = servers;
+    }
+
     /// The resolvers, in the order in which they are asked.
     pub fn resolvers(&self) -> &[SocketAddr] {
         &self.resolvers
@@ -80,7 +86,7 @@ fn read(path: &Path) -> String {
 }
 
 /// Returns the name servers of a `resolv.conf(5)`; without any it is the one on this machine.
-fn parse_resolvers(text: &str) -> Vec<SocketAddr> {
+pub fn parse_resolvers(text: &str) -> Vec<SocketAddr> {
     let address = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let word = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;

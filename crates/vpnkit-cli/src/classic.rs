@@ -1,0 +1,101 @@
+//! The flags that VPNKit had and this command has no other name for, so that its clients can start this one instead.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use vpnkit::{MacAddr, Network};
+
+use crate::failure::Failure;
+
+/// See the module.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "As VPNKit had them")]
+pub struct Classic {
+    /// Connections and datagram flows of guests at once, each
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: Option<u32>,
+    /// Names of the host
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "host.internal")]
+    pub host_names: Vec<String>,
+    /// Names of the gateway
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "gateway.internal")]
+    pub gateway_names: Vec<String>,
+    /// Names of the guest itself
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "vm.internal")]
+    pub vm_names: Vec<String>,
+    /// Connections that may wait to be accepted at a port of the host
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    pub listen_backlog: Option<u32>,
+    /// Hardware address of the gateway
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
+    pub server_macaddr: Option<MacAddr>,
+    /// File of the domain and search list of guests: {"searchDomains": […], "domainName": "…"}
+    #[arg(long, value_name = "FILE")]
+    pub dhcp_path: Option<PathBuf>,
+    /// Not here: the 9P control of ports
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    pub port: Vec<String>,
+    /// Not here: the way into the machine beside its Ethernet
+    #[arg(long, value_name = "SOCKET", hide = true, visible_alias = "vsock-path")]
+    pub port_forwards: Option<String>,
+    /// Accepted, and without effect
+    #[command(flatten)]
+    pub ignored: Ignored,
+}
+
+/// Flags without effect.
+#[derive(Debug, Args)]
+pub struct Ignored {
+    /// No effect: connections are not closed for being idle
+    #[arg(long, value_name = "SECONDS", hide = true, allow_hyphen_values = true)]
+    port_max_idle_time: Option<i64>,
+    /// No effect: there is no garbage to collect
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    gc_compact_interval: Option<u64>,
+    /// No effect: what there is to say goes to stderr
+    #[arg(long, value_name = "WHERE", hide = true)]
+    log_destination: Option<String>,
+    /// No effect: see --control
+    #[arg(long, hide = true)]
+    debug: bool,
+}
+
+/// Six bytes in hexadecimal between colons, of one station.
+fn parse_mac(text: &str) -> Result<MacAddr, String> {
+    let bytes: Result<Vec<u8>, _> = text.split([':', '-']).map(|byte| u8::from_str_radix(byte, 16)).collect();
+    let mac = bytes.ok().and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()).map(MacAddr);
+    mac.filter(|mac| mac.is_unicast())
+        .ok_or_else(|| format!("`{text}` is not the hardware address of a station"))
+}
+
+impl Classic {
+    /// Applies what is a matter of the network.
+    pub fn apply(&self, network: &mut Network) {
+        network.host_names.clone_from(&self.host_names);
+        network.gateway_names.clone_from(&self.gateway_names);
+        network.guest_names.clone_from(&self.vm_names);
+        if let Some(mac) = self.server_macaddr {
+            network.gateway_mac = mac;
+        }
+        if let Some(connections) = self.max_connections {
+            let connections = connections as usize;
+            network.limits.tcp_flows = network.limits.tcp_flows.min(connections);
+            network.limits.udp_flows = network.limits.udp_flows.min(connections);
+        }
+    }
+
+    /// Errs for what is not here yet.
+    pub fn refuse(&self) -> Result<(), Failure> {
+        if let Some(socket) = self.port.first() {
+            return Err(Failure::usage(format!(
+                "--port {socket}: ports are not controlled over 9P: give --control SOCKET"
+            )));
+        }
+        match &self.port_forwards {
+            Some(socket) => Err(Failure::usage(format!(
+                "--vsock-path {socket}: ports are forwarded over the Ethernet, which needs no other way: leave it out"
+            ))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A network from its start to its end: everything that is named on the command line is opened, then the process is
+//! confined, and only then the first frame is read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ethlink::{Address, Namespace};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use vpnkit::{Engine, Stopper};
+use vpnkit_control::Network;
+use vpnkit_sandbox::{Charge, Report, Warden, confine};
+
+use crate::attach;
+use crate::cli::{Cli, YesNo};
+use crate::control;
+use crate::failure::Failure;
+use crate::watched::Watched;
+
+/// Serves a network until it is told to stop, or what it serves is gone.
+pub fn serve(cli: &Cli) -> Result<(), Failure> {
+    cli.classic.refuse()?;
+    raise_open_files();
+    let mut config = cli.config()?;
+    let watched = Watched::of(cli);
+    // Before anything is open that is not the warden's, and while there is one thread.
+    let (warden, mut events) = Warden::start(charge(cli, &watched)).map_err(|error| Failure::of(&error))?;
+    let texts = watched.first(&mut events)?;
+    watched.begin(&texts, &mut config)?;
+    let link = attach::attach(cli, &config.network)?;
+    let listening = control::listen(cli)?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
+        .map_err(|error| Failure::of(&error))?;
+    for path in own_sockets(cli) {
+        // Without the warden, which is told last what it is for, sockets stay behind; nothing else is lost.
+        let _ = warden.own(&path);
+    }
+    warden.seal().map_err(|error| Failure::of(&error))?;
+    let sandbox = sandbox(cli)?;
+
+    let (link, recorder) = control::capture(cli, link);
+    let engine = Arc::new(Engine::start(config, link).map_err(|error| Failure::of(&error))?);
+    watched.apply_all(texts, &engine);
+    let network = Arc::clone(&engine) as Arc<dyn Network>;
+    let status = crate::status::of(sandbox.as_ref());
+    let _server = control::serve(cli, listening, network, recorder, status)?;
+    if let Some(report) = &sandbox {
+        eprintln!("vpnkit: sandbox: {report}");
+    }
+    #[cfg(debug_assertions)]
+    crate::trying::all(&cli.attempts);
+    let (changes, stopper) = (Arc::clone(&engine), engine.stopper());
+    std::thread::Builder::new()
+        .name("files".into())
+        .spawn(move || {
+            watched.follow(&mut events, &changes);
+            stopper.stop();
+        })
+        .map_err(|error| Failure::of(&error))?;
+    stop_after("signals", engine.stopper(), move || {
+        signals.forever().next();
+    })?;
+    engine.wait();
+    Ok(())
+}
+
+/// What the process outside does for this one.
+fn charge(cli: &Cli, watched: &Watched) -> Charge {
+    let ending = cli.netns.as_ref().map(|netns| {
+        let Ok(namespace) = netns.parse::<Namespace>();
+        Box::new(move || namespace.wait_until_gone()) as vpnkit_sandbox::warden::Ending
+    });
+    Charge { files: watched.paths(), ending, ..Charge::default() }
+}
+
+/// The Unix sockets that are made here.
+fn own_sockets(cli: &Cli) -> Vec<PathBuf> {
+    let control = cli.control.clone();
+    let all = cli.sockets().into_iter().map(|(_, address)| address).chain(control);
+    all.filter_map(|address| match address {
+        Address::Unix(path) => Some(path),
+        Address::Tcp(_) => None,
+    })
+    .collect()
+}
+
+/// Confines the process, unless that is not wanted, and says what became of it.
+fn sandbox(cli: &Cli) -> Result<Option<Report>, Failure> {
+    if cli.sandbox == YesNo::No {
+        eprintln!("vpnkit: warning: no sandbox: whoever takes this process over has all of its rights");
+        return Ok(None);
+    }
+    let report = confine(!cli.listen_vfkit.is_empty()).map_err(|error| {
+        let failure = Failure::of(&error);
+        Failure { message: format!("{}: --sandbox=no does without", failure.message), ..failure }
+    })?;
+    Ok(Some(report))
+}
+
+/// Stops the engine when `event` returns, on a thread of its own.
+fn stop_after(name: &str, stopper: Stopper, event: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            event();
+            stopper.stop();
+        })
+        .map(|_| ())
+        .map_err(|error| Failure::of(&error))
+}
+
+/// Lets the process have as many descriptors as it may: each connection of a guest is one.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // If it fails, there are fewer connections, each refused with an error of its own.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
