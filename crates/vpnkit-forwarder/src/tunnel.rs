@@ -1,0 +1,140 @@
+//! Forwards that go through a hypervisor's socket to the forwarder in its machine, in place of the Ethernet.
+//!
+//! One thread has all sockets: those that listen, those of clients, and the connection. The connection is made when the
+//! first client comes, and again after it broke; its streams are reset then, as the machine has forgotten them.
+//!
+//! Spec: moby/vpnkit, `src/bin/connect.ml` (what is said to the hypervisor), `src/hostnet/forward.ml`.
+
+mod flow;
+mod run;
+
+use std::collections::HashSet;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use vpnkit::{Counters, Flows, Forward, ForwardError, Protocol};
+use vpnkit_control::Network;
+
+/// Context id and port of the forwarder, as a hypervisor's socket wants them said.
+pub const GREETING: &[u8] = b"00000003.0000f3a5\n";
+
+/// A network whose forwards go through a hypervisor's socket; all else is the inner network's.
+pub struct Tunnel {
+    inner: Arc<dyn Network>,
+    orders: Sender<Order>,
+    wake: Arc<OwnedFd>,
+    /// What is forwarded: whether UDP, and where.
+    bound: Mutex<HashSet<(bool, SocketAddr)>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is told.
+enum Order {
+    Tcp(Forward, TcpListener),
+    Udp(Forward, UdpSocket),
+    /// The answer is that its socket is closed.
+    End(Forward, Sender<()>),
+    Stop,
+}
+
+impl Tunnel {
+    /// Forwards through the socket at `path`, to which `GREETING` is said; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the host has no descriptors or threads left.
+    pub fn start(inner: Arc<dyn Network>, path: PathBuf) -> std::io::Result<Self> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (orders, received): (_, Receiver<Order>) = mpsc::channel();
+        let mut runner = run::Runner::new(path, Arc::clone(&wake), received)?;
+        let thread = thread::Builder::new().name("port-forwards".into()).spawn(move || runner.run())?;
+        Ok(Self { inner, orders, wake, bound: Mutex::default(), thread: Some(thread) })
+    }
+
+    fn bound(&self) -> MutexGuard<'_, HashSet<(bool, SocketAddr)>> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self, order: Order) -> Result<(), ForwardError> {
+        self.orders.send(order).map_err(|_| ForwardError::Stopped)?;
+        // It counts to 2^64; there is nothing to wait for.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+fn key(forward: &Forward) -> (bool, SocketAddr) {
+    (forward.protocol == Protocol::Udp, forward.bind)
+}
+
+/// What a failed bind means.
+fn refused(forward: &Forward, source: std::io::Error) -> ForwardError {
+    let (protocol, bind) = (forward.protocol, forward.bind);
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => ForwardError::InUse { protocol, bind },
+        std::io::ErrorKind::PermissionDenied => ForwardError::Denied { protocol, bind },
+        std::io::ErrorKind::AddrNotAvailable => ForwardError::NotLocal { bind },
+        _ => ForwardError::Os { protocol, bind, source },
+    }
+}
+
+impl Network for Tunnel {
+    fn forward(&self, forward: Forward) -> Result<SocketAddr, ForwardError> {
+        let failed = |error| refused(&forward, error);
+        let local = match forward.protocol {
+            Protocol::Tcp => {
+                let listener = TcpListener::bind(forward.bind).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                let local = listener.local_addr().map_err(failed)?;
+                self.order(Order::Tcp(Forward { bind: local, ..forward }, listener))?;
+                local
+            }
+            Protocol::Udp => {
+                let socket = UdpSocket::bind(forward.bind).map_err(failed)?;
+                socket.set_nonblocking(true).map_err(failed)?;
+                let local = socket.local_addr().map_err(failed)?;
+                self.order(Order::Udp(Forward { bind: local, ..forward }, socket))?;
+                local
+            }
+        };
+        self.bound().insert((forward.protocol == Protocol::Udp, local));
+        Ok(local)
+    }
+
+    fn unforward(&self, forward: Forward) -> Result<(), ForwardError> {
+        if !self.bound().remove(&key(&forward)) {
+            return Err(ForwardError::Unknown { protocol: forward.protocol, bind: forward.bind });
+        }
+        let (done, ended) = mpsc::channel();
+        self.order(Order::End(forward, done))?;
+        // So that the port is free when we return.
+        ended.recv().map_err(|_| ForwardError::Stopped)
+    }
+
+    fn flows(&self) -> Flows {
+        self.inner.flows()
+    }
+
+    fn counters(&self) -> Counters {
+        self.inner.counters()
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let _ = self.order(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tunnel").field("forwards", &self.bound().len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,181 @@
+//! One client of a TCP forward, or all of a UDP forward, and its stream of the connection.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+
+use crate::mux::{Datagram, Multiplexer, StreamId};
+
+/// Bytes that are read of a socket at a time.
+const READ_BYTES: usize = 65_536;
+/// Largest datagram.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// Bytes of datagrams that wait until the machine's forwarder takes some.
+const WAITING_BYTES_MAX: usize = 256 << 10;
+
+/// A client's connection. What waits for its socket is at most a window.
+pub(super) struct TcpFlow {
+    pub socket: TcpStream,
+    /// Received of the machine, for the client.
+    waiting: VecDeque<u8>,
+    /// The client sends nothing more.
+    read_ended: bool,
+    /// The machine sends nothing more.
+    write_ended: bool,
+    /// The client's side was told so.
+    shut: bool,
+}
+
+/// Whether a flow goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goes {
+    On,
+    Over,
+}
+
+impl TcpFlow {
+    pub fn new(socket: TcpStream) -> Self {
+        Self { socket, waiting: VecDeque::new(), read_ended: false, write_ended: false, shut: false }
+    }
+
+    /// What is worth waiting for: that the socket can be read, and that it can be written.
+    pub fn wants(&self, mux: &Multiplexer, id: StreamId) -> (bool, bool) {
+        (!self.read_ended && mux.room(id) > 0, !self.waiting.is_empty())
+    }
+
+    /// Takes what the client sent, as far as the window lets us.
+    pub fn on_readable(&mut self, mux: &mut Multiplexer, id: StreamId, buffer: &mut Vec<u8>) -> Goes {
+        buffer.resize(READ_BYTES, 0);
+        let room = mux.room(id).min(READ_BYTES);
+        if room == 0 || self.read_ended {
+            return Goes::On;
+        }
+        match self.socket.read(&mut buffer[..room]) {
+            Ok(0) => {
+                self.read_ended = true;
+                mux.shutdown(id);
+                self.state()
+            }
+            Ok(count) => {
+                mux.send(id, &buffer[..count]);
+                Goes::On
+            }
+            Err(error) if is_for_later(&error) => Goes::On,
+            Err(_) => Goes::Over,
+        }
+    }
+
+    /// Takes what the machine sent.
+    pub fn on_data(&mut self, mux: &mut Multiplexer, id: StreamId, bytes: &[u8]) -> Goes {
+        self.waiting.extend(bytes);
+        self.on_writable(mux, id)
+    }
+
+    /// The machine sends nothing more.
+    pub fn on_end(&mut self, mux: &mut Multiplexer, id: StreamId) -> Goes {
+        self.write_ended = true;
+        self.on_writable(mux, id)
+    }
+
+    /// Gives the client what waits for it.
+    pub fn on_writable(&mut self, mux: &mut Multiplexer, id: StreamId) -> Goes {
+        while !self.waiting.is_empty() {
+            match self.socket.write(self.waiting.as_slices().0) {
+                Ok(count) => {
+                    self.waiting.drain(..count);
+                    mux.consumed(id, count);
+                }
+                Err(error) if is_for_later(&error) => return Goes::On,
+                Err(_) => return Goes::Over,
+            }
+        }
+        if self.write_ended && !std::mem::replace(&mut self.shut, true) {
+            // A client that is gone already is found when it is read.
+            let _ = self.socket.shutdown(Shutdown::Write);
+        }
+        self.state()
+    }
+
+    fn state(&self) -> Goes {
+        if self.read_ended && self.write_ended && self.waiting.is_empty() { Goes::Over } else { Goes::On }
+    }
+}
+
+fn is_for_later(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// A UDP forward: one stream for all its clients, whose addresses go with their datagrams.
+pub(super) struct UdpFlow {
+    pub socket: UdpSocket,
+    /// Of the machine, and not yet a whole datagram.
+    partial: Vec<u8>,
+    /// Whole datagrams for the machine; what does not fit is lost, as datagrams may be.
+    waiting: VecDeque<Vec<u8>>,
+    waiting_bytes: usize,
+}
+
+impl UdpFlow {
+    pub fn new(socket: UdpSocket) -> Self {
+        Self { socket, partial: Vec::new(), waiting: VecDeque::new(), waiting_bytes: 0 }
+    }
+
+    /// Takes the datagrams of clients; returns whether there were any.
+    pub fn on_readable(&mut self, buffer: &mut Vec<u8>) -> bool {
+        buffer.resize(DATAGRAM_BYTES_MAX, 0);
+        let mut any = false;
+        // Not without end: others have sockets as well.
+        for _ in 0..64 {
+            let Ok((count, from)) = self.socket.recv_from(buffer) else { break };
+            any = true;
+            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+            let mut bytes = Vec::new();
+            let datagram = Datagram { peer: Some(from), payload: buffer[..count].to_vec() };
+            if datagram.emit(&mut bytes) && self.waiting_bytes + bytes.len() <= WAITING_BYTES_MAX {
+                self.waiting_bytes += bytes.len();
+                self.waiting.push_back(bytes);
+            }
+        }
+        any
+    }
+
+    /// Sends what waits, in whole datagrams.
+    pub fn send(&mut self, mux: &mut Multiplexer, id: StreamId) {
+        while let Some(next) = self.waiting.front()
+            && mux.room(id) >= next.len()
+        {
+            mux.send(id, next);
+            self.waiting_bytes -= next.len();
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Gives clients their answers; `Over` when the machine sends what is no datagram.
+    pub fn on_data(&mut self, mux: &mut Multiplexer, id: StreamId, bytes: &[u8]) -> Goes {
+        self.partial.extend(bytes);
+        mux.consumed(id, bytes.len());
+        let mut at = 0;
+        loop {
+            match Datagram::parse(&self.partial[at..]) {
+                Ok(Some((datagram, length))) => {
+                    at += length;
+                    if let Some(peer) = datagram.peer {
+                        // Lost like any datagram.
+                        let _ = self.socket.send_to(&datagram.payload, peer);
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => return Goes::Over,
+            }
+        }
+        self.partial.drain(..at);
+        Goes::On
+    }
+
+    /// The stream is gone: what was under way is lost.
+    pub fn reset(&mut self) {
+        self.partial.clear();
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+    }
+}
