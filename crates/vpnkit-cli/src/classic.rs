@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 use vpnkit::{MacAddr, Network};
 
-use crate::failure::Failure;
-
 /// See the module.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "As VPNKit had them")]
@@ -32,11 +30,11 @@ pub struct Classic {
     /// File of the domain and search list of guests: {"searchDomains": […], "domainName": "…"}
     #[arg(long, value_name = "FILE")]
     pub dhcp_path: Option<PathBuf>,
-    /// Not here: the 9P control of ports
-    #[arg(long, value_name = "SOCKET", hide = true)]
+    /// Control ports over 9P at this socket: PATH, fd:N, tcp://HOST:PORT, hyperkit://:PORT/DIRECTORY
+    #[arg(long, value_name = "SOCKET")]
     pub port: Vec<String>,
-    /// Not here: the way into the machine beside its Ethernet
-    #[arg(long, value_name = "SOCKET", hide = true, visible_alias = "vsock-path")]
+    /// Forward ports through a hypervisor's socket to VPNKit's forwarder in the machine, not over its Ethernet
+    #[arg(long, value_name = "PATH", visible_alias = "vsock-path")]
     pub port_forwards: Option<String>,
     /// Accepted, and without effect
     #[command(flatten)]
@@ -81,21 +79,6 @@ impl Classic {
             let connections = connections as usize;
             network.limits.tcp_flows = network.limits.tcp_flows.min(connections);
             network.limits.udp_flows = network.limits.udp_flows.min(connections);
-        }
-    }
-
-    /// Errs for what is not here yet.
-    pub fn refuse(&self) -> Result<(), Failure> {
-        if let Some(socket) = self.port.first() {
-            return Err(Failure::usage(format!(
-                "--port {socket}: ports are not controlled over 9P: give --control SOCKET"
-            )));
-        }
-        match &self.port_forwards {
-            Some(socket) => Err(Failure::usage(format!(
-                "--vsock-path {socket}: ports are forwarded over the Ethernet, which needs no other way: leave it out"
-            ))),
-            None => Ok(()),
         }
     }
 }

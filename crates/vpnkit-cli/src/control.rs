@@ -9,6 +9,7 @@ use vpnkit_control::{Api, CapturedLink, ExposeError, Exposed, Listening, Network
 
 use crate::cli::Cli;
 use crate::failure::Failure;
+use crate::forwarder;
 
 /// Bytes that the ring keeps of each frame: all headers, and the beginning of what they carry.
 const RING_SNAP_BYTES: u32 = 256;
@@ -32,14 +33,15 @@ pub fn listen(cli: &Cli) -> Result<Option<Listening>, Failure> {
     bound.transpose().map_err(|error| Failure::of(&error))
 }
 
-/// Exposes the ports of the command line and serves the control socket, for as long as the result is kept.
+/// Exposes the ports of the command line and serves the control sockets: HTTP's for as long as the result is kept.
 pub fn serve(
     cli: &Cli,
-    listening: Option<Listening>,
+    (listening, ports): (Option<Listening>, Vec<forwarder::Listener>),
     network: Arc<dyn Network>,
     recorder: Arc<Recorder>,
     status: serde_json::Value,
 ) -> Result<Option<Server>, Failure> {
+    let network = forwarder::through(cli, network)?;
     let exposed = Arc::new(Exposed::new(network, cli.allowed_bind_addresses.clone()));
     for forward in cli.forwards() {
         exposed.expose(forward, "").map_err(|error| match error {
@@ -47,6 +49,7 @@ pub fn serve(
             error => Failure::of(&error),
         })?;
     }
+    forwarder::serve(ports, &exposed)?;
     let api = Api { exposed, recorder, status: Arc::new(status) };
     let server = listening.map(|listening| Server::on(api, listening)).transpose();
     server.map_err(|error| Failure::of(&error))

@@ -9,6 +9,7 @@ mod cli;
 mod control;
 mod failure;
 mod flows;
+mod forwarder;
 mod ports;
 mod serve;
 mod status;

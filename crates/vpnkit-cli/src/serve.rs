@@ -14,11 +14,12 @@ use crate::attach;
 use crate::cli::{Cli, YesNo};
 use crate::control;
 use crate::failure::Failure;
+use crate::forwarder;
 use crate::watched::Watched;
 
 /// Serves a network until it is told to stop, or what it serves is gone.
 pub fn serve(cli: &Cli) -> Result<(), Failure> {
-    cli.classic.refuse()?;
+    forwarder::check(cli)?;
     raise_open_files();
     let mut config = cli.config()?;
     let watched = Watched::of(cli);
@@ -28,9 +29,10 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     watched.begin(&texts, &mut config)?;
     let link = attach::attach(cli, &config.network)?;
     let listening = control::listen(cli)?;
+    let ports = forwarder::bind(cli)?;
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
         .map_err(|error| Failure::of(&error))?;
-    for path in own_sockets(cli) {
+    for path in own_sockets(cli).into_iter().chain(forwarder::paths(cli)?) {
         // Without the warden, which is told last what it is for, sockets stay behind; nothing else is lost.
         let _ = warden.own(&path);
     }
@@ -42,7 +44,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     watched.apply_all(texts, &engine);
     let network = Arc::clone(&engine) as Arc<dyn Network>;
     let status = crate::status::of(sandbox.as_ref());
-    let _server = control::serve(cli, listening, network, recorder, status)?;
+    let _server = control::serve(cli, (listening, ports), network, recorder, status)?;
     if let Some(report) = &sandbox {
         eprintln!("vpnkit: sandbox: {report}");
     }

@@ -1,0 +1,128 @@
+//! `--port` and `--vsock-path`: ports controlled over 9P, and forwarded through a hypervisor's socket.
+//!
+//! Sockets are bound before the process is confined; threads are started afterwards, so that they are as well.
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use ethlink::take_fd;
+use p9p::net::{Address, Server, ServerOptions, Socket};
+use vpnkit_control::{Exposed, Network};
+use vpnkit_forwarder::{PortFiles, Tunnel, address};
+
+use crate::cli::{Cli, YesNo};
+use crate::failure::Failure;
+
+/// How long we rest when the process has no descriptors left.
+const REST: Duration = Duration::from_millis(20);
+
+/// A socket that clients of the tree of ports come to.
+pub enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+fn addresses(cli: &Cli) -> Result<Vec<Address>, Failure> {
+    let parse = |text: &String| {
+        address::parse(text).map_err(|error| Failure::usage(format!("--port {text}: {error}")))
+    };
+    cli.classic.port.iter().map(parse).collect()
+}
+
+/// The Unix sockets that [`bind`] makes.
+pub fn paths(cli: &Cli) -> Result<Vec<PathBuf>, Failure> {
+    let paths = addresses(cli)?.into_iter().filter_map(|address| match address {
+        Address::Unix(path) => Some(path),
+        _ => None,
+    });
+    Ok(paths.collect())
+}
+
+/// Binds what `--port` names.
+pub fn bind(cli: &Cli) -> Result<Vec<Listener>, Failure> {
+    addresses(cli)?.iter().map(listen).collect()
+}
+
+fn listen(at: &Address) -> Result<Listener, Failure> {
+    let bound = match at {
+        Address::Unix(path) => unix(path).map(Listener::Unix),
+        Address::Tcp { host, port } => TcpListener::bind((host.as_str(), *port)).map(Listener::Tcp),
+        Address::Inherited(number) => {
+            let number = i32::try_from(*number).unwrap_or(-1);
+            take_fd(number).map(|fd| Listener::Unix(UnixListener::from(fd)))
+        }
+        Address::Vsock { .. } => {
+            return Err(Failure::usage(format!("--port {at}: use a Unix socket, tcp:// or fd:N")));
+        }
+    };
+    bound.map_err(|error| Failure::usage(format!("--port {at}: {error}")))
+}
+
+/// Binds a path; a socket that nobody listens at any more is replaced.
+fn unix(path: &Path) -> std::io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => match UnixStream::connect(path) {
+            Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            _ => Err(error),
+        },
+        result => result,
+    }
+}
+
+/// The network whose ports are to be forwarded: the machine's, or the way into it beside its Ethernet.
+pub fn through(cli: &Cli, network: Arc<dyn Network>) -> Result<Arc<dyn Network>, Failure> {
+    match &cli.classic.port_forwards {
+        None => Ok(network),
+        Some(path) => {
+            let path = path.strip_prefix("unix:").unwrap_or(path);
+            let tunnel = Tunnel::start(network, path.into()).map_err(|error| Failure::of(&error))?;
+            Ok(Arc::new(tunnel))
+        }
+    }
+}
+
+/// Errs for what cannot be had together.
+pub fn check(cli: &Cli) -> Result<(), Failure> {
+    if cli.classic.port_forwards.is_some() && cli.sandbox == YesNo::Yes {
+        return Err(Failure::usage(
+            "--vsock-path: a sandboxed process connects to no Unix socket: add --sandbox=no",
+        ));
+    }
+    Ok(())
+}
+
+/// Serves the tree of ports until the process ends.
+pub fn serve(listeners: Vec<Listener>, exposed: &Arc<Exposed>) -> Result<(), Failure> {
+    if listeners.is_empty() {
+        return Ok(());
+    }
+    let files = PortFiles::new(Arc::clone(exposed));
+    let server = Server::start(Arc::new(files), ServerOptions::default());
+    let server = Arc::new(server.map_err(|error| Failure::of(&error))?);
+    for listener in listeners {
+        let server = Arc::clone(&server);
+        let accept = move || {
+            loop {
+                let accepted = match &listener {
+                    Listener::Unix(listener) => listener.accept().map(|(stream, _)| Socket::from(stream)),
+                    Listener::Tcp(listener) => listener.accept().map(|(stream, _)| Socket::from(stream)),
+                };
+                // A client that cannot be served is let go; there may be room for the next one.
+                if accepted.and_then(|socket| server.serve(socket)).is_err() {
+                    thread::sleep(REST);
+                }
+            }
+        };
+        let spawned = thread::Builder::new().name("ports".into()).spawn(accept);
+        spawned.map_err(|error| Failure::of(&error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! `--port` and `--vsock-path` of a running command, and `vpnkit-expose-port`'s flags as Docker gives them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use p9p::connection::{ConnectOptions, Connection};
+use p9p::filesystem::OpenFlags;
+use p9p::message::Dialect;
+
+const VPNKIT: &str = env!("CARGO_BIN_EXE_vpnkit");
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Vpnkit(Child);
+
+impl Vpnkit {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(VPNKIT);
+        command.arg("--listen-qemu").arg(folder.join("qemu")).arg("--port").arg(folder.join("port"));
+        let child = command.args(arguments).stderr(Stdio::null()).spawn().unwrap();
+        let began = Instant::now();
+        while !folder.join("port").exists() {
+            assert!(began.elapsed() < PATIENCE, "nothing is served");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self(child)
+    }
+}
+
+impl Drop for Vpnkit {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Exposes a port; it stays so while the connection is kept.
+fn expose(folder: &Path, specification: &str) -> (Connection, String) {
+    let address = format!("unix://{}", folder.join("port").display()).parse().unwrap();
+    let options = ConnectOptions { dialects: vec![Dialect::Unix], ..ConnectOptions::default() };
+    let connection = Connection::open(&address, &options).unwrap();
+    let root = connection.attach(b"", u32::MAX, b"").unwrap();
+    connection.make_directory(root, b"web", 0o755, 0).unwrap();
+    let ctl = connection.walk_path(root, b"web/ctl").unwrap();
+    connection.open_file(ctl, OpenFlags::RDWR).unwrap();
+    connection.write_all(ctl, 0, specification.as_bytes()).unwrap();
+    let mut answer = vec![0; 200];
+    let count = connection.read(ctl, 0, &mut answer).unwrap();
+    answer.truncate(count);
+    (connection, String::from_utf8(answer).unwrap())
+}
+
+fn host_port(answer: &str) -> u16 {
+    assert!(answer.starts_with("OK tcp:127.0.0.1:"), "{answer}");
+    answer.split(':').nth(2).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_sandboxed_network_exposes_ports_over_9p() {
+    let folder = tempfile::tempdir().unwrap();
+    let _vpnkit = Vpnkit::start(folder.path(), &[]);
+    let (connection, answer) = expose(folder.path(), "tcp:127.0.0.1:0:tcp:192.168.65.3:80");
+    let port = host_port(&answer);
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    drop(connection);
+    let began = Instant::now();
+    while TcpListener::bind(("127.0.0.1", port)).is_err() {
+        assert!(began.elapsed() < PATIENCE, "the port outlives its client");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn forwards_go_through_the_socket_of_a_hypervisor() {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = UnixListener::bind(folder.path().join("connect")).unwrap();
+    let path = folder.path().join("connect").display().to_string();
+    let _vpnkit = Vpnkit::start(folder.path(), &["--sandbox=no", "--vsock-path", &path]);
+    let (_connection, answer) = expose(folder.path(), "tcp:127.0.0.1:0:tcp:192.168.65.3:80");
+    let _client = TcpStream::connect(("127.0.0.1", host_port(&answer))).unwrap();
+    let (socket, _) = machine.accept().unwrap();
+    let mut reader = BufReader::new(socket);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert_eq!(line, "00000003.0000f3a5\n");
+    line.clear();
+    reader.read_line(&mut line).unwrap();
+    assert_eq!(line, "https://github.com/moby/vpnkit multiplexer protocol\n");
+    // No payload, then the stream that is opened to the port of the machine.
+    let mut frame = [0; 2 + 17];
+    reader.read_exact(&mut frame).unwrap();
+    assert_eq!(frame, [0, 0, 17, 0, 1, 0, 0, 0, 0, 2, 1, 4, 0, 192, 168, 65, 3, 80, 0]);
+}
+
+#[test]
+fn what_cannot_be_is_one_line_and_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, expected) in [
+        (&["--vsock-path", "/nowhere"][..], "add --sandbox=no"),
+        (&["--port", "gopher://x"], "--port gopher://x"),
+        (&["--port", "/not/there/port"], "--port unix:///not/there/port"),
+    ] {
+        let mut command = Command::new(VPNKIT);
+        command.arg("--listen-qemu").arg(folder.path().join("qemu")).args(arguments);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected) && said.lines().count() == 1, "{said}");
+    }
+}
