@@ -27,6 +27,14 @@ impl RefName {
     pub fn as_bstr(&self) -> &BStr {
         self.0.as_bstr()
     }
+
+    /// Whether one of two names is a directory of the other, so that they cannot both be files.
+    pub(crate) fn clashes(&self, other: &RefName) -> bool {
+        let is_below = |outer: &RefName, inner: &RefName| {
+            inner.0.strip_prefix(outer.0.as_slice()).is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        is_below(self, other) || is_below(other, self)
+    }
 }
 
 impl fmt::Display for RefName {
@@ -174,6 +182,16 @@ pub trait Backend: Send + Sync {
     /// [`WriteError`] when a ref was not moved; objects may have been written all the same. `results` tells for each
     /// edit, in order, whether that ref moved.
     fn write(&self, batch: &Batch) -> Result<Vec<Result<(), WriteError>>, WriteError>;
+
+    /// Waits until everything that was acknowledged is visible to other programs and on disk.
+    ///
+    /// # Errors
+    /// [`WriteError`] that says what is in the way. It is tried again.
+    fn sync(&self) -> Result<(), WriteError>;
+
+    /// What goes wrong behind the commits at present, in one line: packs cannot be made of small ones, or what was
+    /// acknowledged cannot be published. It is tried again.
+    fn trouble(&self) -> Option<String>;
 
     /// Asks to be called after others may have moved refs.
     fn on_change(&self, hook: ChangeHook);

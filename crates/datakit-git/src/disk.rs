@@ -55,6 +55,12 @@ impl Disk {
         Ok(file)
     }
 
+    /// Writes into a file that exists and has at most as many bytes.
+    pub(crate) fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        self.write_at(&file, path, bytes, 0)
+    }
+
     /// Writes at an offset.
     pub(crate) fn write_at(&self, file: &File, path: &Path, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.may(Step::Write, path)?;

@@ -1,8 +1,8 @@
-//! Reads large loose objects as they are decompressed, from the start as often as wanted.
+//! Reads large objects as they are decompressed, from the start as often as wanted.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use gix::zlib::{Decompress, FlushDecompress, Status};
@@ -10,18 +10,22 @@ use gix::zlib::{Decompress, FlushDecompress, Status};
 use crate::reader::Restart;
 use crate::{ObjectId, ReadError};
 
-/// A loose object.
+/// A loose object, which stays readable when it is deleted because a pack has it.
 pub(crate) struct Loose {
-    pub id: ObjectId,
-    pub path: PathBuf,
+    id: ObjectId,
+    file: Arc<File>,
+}
+
+impl Loose {
+    pub fn open(id: ObjectId, path: &Path) -> io::Result<Loose> {
+        Ok(Loose { id, file: Arc::new(File::open(path)?) })
+    }
 }
 
 impl Restart for Loose {
     fn restart(&self) -> Result<Box<dyn Read + Send>, ReadError> {
         let failed = |source: io::Error| ReadError::Io { id: self.id, source: Arc::new(source) };
-        let file = File::open(&self.path).map_err(failed)?;
-        let inflate = Inflate { input: BufReader::with_capacity(64 << 10, file), state: Decompress::new() };
-        let mut reader = BufReader::with_capacity(64 << 10, inflate);
+        let mut reader = inflate(FileFrom { file: Arc::clone(&self.file), offset: 0 });
         // The header, "blob 123\0", was read before: only skip it.
         let mut header = Vec::new();
         reader.by_ref().take(64).read_until(0, &mut header).map_err(failed)?;
@@ -32,12 +36,18 @@ impl Restart for Loose {
     }
 }
 
-struct Inflate {
-    input: BufReader<File>,
+/// What a zlib stream holds.
+pub(crate) fn inflate<R: Read>(compressed: R) -> BufReader<Inflate<R>> {
+    let input = BufReader::with_capacity(64 << 10, compressed);
+    BufReader::with_capacity(64 << 10, Inflate { input, state: Decompress::new() })
+}
+
+pub(crate) struct Inflate<R> {
+    input: BufReader<R>,
     state: Decompress,
 }
 
-impl Read for Inflate {
+impl<R: Read> Read for Inflate<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let input = self.input.fill_buf()?;
@@ -56,5 +66,19 @@ impl Read for Inflate {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+}
+
+/// A shared file from an offset on, whatever its position.
+pub(crate) struct FileFrom {
+    pub file: Arc<File>,
+    pub offset: u64,
+}
+
+impl Read for FileFrom {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = std::os::unix::fs::FileExt::read_at(&*self.file, buffer, self.offset)?;
+        self.offset += n as u64;
+        Ok(n)
     }
 }

@@ -9,11 +9,15 @@ use std::path::{Path, PathBuf};
 
 use gix::bstr::ByteSlice;
 
-use crate::backend::{RefEdit, RefName};
+use crate::ObjectId;
+use crate::backend::RefName;
 use crate::refs::Refs;
 
 /// Most bytes of names that are read back.
 const BYTES_MAX: u64 = 16 << 20;
+
+/// A ref that is to move: name, new value, old value.
+pub(crate) type Noted<'a> = (&'a RefName, Option<ObjectId>, Option<ObjectId>);
 
 /// The names, kept up to date by this process.
 pub(crate) struct Intent {
@@ -29,12 +33,12 @@ impl Intent {
         Ok(Intent { file, path })
     }
 
-    /// Notes what is about to be locked, in place of what was noted before.
-    pub fn note(&self, edits: &[RefEdit]) -> io::Result<()> {
+    /// Notes what is about to be locked, in place of what was noted before: name, new value, old value.
+    pub fn note<'a>(&self, moves: impl Iterator<Item = Noted<'a>>) -> io::Result<()> {
         let mut text = Vec::new();
-        for edit in edits {
-            text.extend_from_slice(edit.name.as_bstr());
-            let [new, old] = [edit.new, edit.old].map(|id| id.map_or_else(String::new, |id| id.to_string()));
+        for (name, new, old) in moves {
+            text.extend_from_slice(name.as_bstr());
+            let [new, old] = [new, old].map(|id| id.map_or_else(String::new, |id| id.to_string()));
             text.extend_from_slice(format!(" {new} {old}\n").as_bytes());
         }
         // An empty line ends it: what is behind is older.

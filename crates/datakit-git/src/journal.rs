@@ -30,7 +30,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.bytes.len() + self.index.len() + 256);
         let mut field = |bytes: &[u8]| {
             out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
@@ -115,12 +115,7 @@ impl Journal {
 
     /// Appends a record and forces it to disk. Returns where it is, for [`Journal::take_back`].
     pub fn append(&mut self, disk: &Disk, record: &Record) -> io::Result<u64> {
-        let payload = record.encode();
-        let mut bytes = Vec::with_capacity(payload.len() + 24);
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&u64::from(crc32fast::hash(&payload)).to_le_bytes());
-        bytes.extend_from_slice(&payload);
+        let bytes = framed(&record.encode());
         let at = self.at;
         disk.write_at(&self.file, &self.path, &bytes, at)?;
         disk.sync(&self.file, &self.path)?;
@@ -141,6 +136,16 @@ impl Journal {
     }
 }
 
+/// A record as it is in the file.
+pub(crate) fn framed(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(payload.len() + 24);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&u64::from(crc32fast::hash(payload)).to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
 /// Opens a journal that nobody writes any more and reads its records; `None` when its process lives.
 pub(crate) fn orphan(hash: HashKind, path: &Path) -> io::Result<Option<Vec<Record>>> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -149,12 +154,17 @@ pub(crate) fn orphan(hash: HashKind, path: &Path) -> io::Result<Option<Vec<Recor
     }
     let mut bytes = Vec::new();
     Read::by_ref(&mut file).take(JOURNAL_BYTES).read_to_end(&mut bytes)?;
-    let (mut records, mut rest) = (Vec::new(), bytes.as_slice());
+    Ok(Some(records(hash, &bytes)))
+}
+
+/// The whole records that a journal begins with.
+pub(crate) fn records(hash: HashKind, bytes: &[u8]) -> Vec<Record> {
+    let (mut records, mut rest) = (Vec::new(), bytes);
     while let Some((record, after)) = next(hash, rest) {
         records.push(record);
         rest = after;
     }
-    Ok(Some(records))
+    records
 }
 
 fn next(hash: HashKind, bytes: &[u8]) -> Option<(Record, &[u8])> {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod behind;
 mod disk;
 mod inflate;
 mod intent;
@@ -16,11 +17,15 @@ mod journal;
 mod memory;
 mod object;
 mod pack;
+mod packed;
 mod reader;
 mod refs;
 pub mod remote;
 mod repository;
+mod survey;
 mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod upkeep;
 mod watch;
 mod writer;
@@ -35,3 +40,4 @@ pub use self::object::{
 };
 pub use self::reader::BlobReader;
 pub use self::repository::{Durability, OpenError, Options, Repository};
+pub use self::survey::Survey;

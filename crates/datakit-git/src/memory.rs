@@ -82,7 +82,9 @@ impl Backend for Memory {
             let found = refs.get(&edit.name).copied();
             results.push(if found != edit.old {
                 Err(WriteError::Moved { name: edit.name.clone(), expected: edit.old, found })
-            } else if let Some(other) = edit.new.and_then(|_| clash(&refs, &edit.name)) {
+            } else if let Some(other) =
+                edit.new.and_then(|_| refs.keys().find(|other| other.clashes(&edit.name)).cloned())
+            {
                 Err(WriteError::NameClash { name: edit.name.clone(), other })
             } else {
                 match edit.new {
@@ -95,19 +97,18 @@ impl Backend for Memory {
         Ok(results)
     }
 
+    /// There is nothing but memory.
+    fn sync(&self) -> Result<(), WriteError> {
+        Ok(())
+    }
+
+    /// Memory does not fail.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Nobody else can reach this memory, so there is nothing to tell.
     fn on_change(&self, _hook: ChangeHook) {}
-}
-
-/// A ref that is a directory of `name`, or below it, as files would be.
-fn clash(refs: &BTreeMap<RefName, ObjectId>, name: &RefName) -> Option<RefName> {
-    let below = |outer: &RefName, inner: &RefName| {
-        inner
-            .as_bstr()
-            .strip_prefix(outer.as_bstr().as_ref() as &[u8])
-            .is_some_and(|rest| rest.starts_with(b"/"))
-    };
-    refs.keys().find(|other| below(other, name) || below(name, other)).cloned()
 }
 
 fn content_bytes(content: &Content) -> Result<Arc<[u8]>, WriteError> {

@@ -111,6 +111,13 @@ pub struct Entry {
     pub id: ObjectId,
 }
 
+impl Entry {
+    /// Which of two entries comes first in a tree.
+    pub fn cmp_place(&self, other: &Entry) -> Ordering {
+        compare(&self.name, self.mode, &other.name, other.mode)
+    }
+}
+
 /// A directory: entries in git's order, each name once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tree {

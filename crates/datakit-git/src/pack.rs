@@ -1,6 +1,8 @@
 //! Writes packs: of new objects in memory, and one of many without compressing anything again.
 //!
-//! Spec: gitformat-pack(5), pack version 2 and index version 2.
+//! Trees and what is small are stored as they are: they hardly shrink, and `git gc` makes deltas of them anyway.
+//!
+//! Spec: gitformat-pack(5), pack version 2 and index version 2; RFC 1950, RFC 1951 §3.2.4.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -14,6 +16,12 @@ use crate::{HashKind, ObjectId, ObjectKind};
 
 /// Largest pack that we write: offsets fit 31 bits.
 pub(crate) const PACK_BYTES_MAX: u64 = 1 << 31;
+
+/// Objects of fewer bytes are stored: preparing a compressor costs more than it saves.
+const DEFLATE_BYTES_MIN: usize = 512;
+
+/// Most bytes of one stored block, RFC 1951 §3.2.4.
+const STORED_BYTES_MAX: usize = 0xffff;
 
 /// Where an object is in a pack.
 struct Place {
@@ -52,7 +60,12 @@ impl Packer {
             }
             let offset = offset(bytes.len() as u64)?;
             entry_header(&mut bytes, kind, content.len() as u64);
-            self.deflate(content, &mut bytes)?;
+            let is_stored = kind == ObjectKind::Tree || content.len() < DEFLATE_BYTES_MIN;
+            if is_stored && content.len() <= STORED_BYTES_MAX {
+                store(content, &mut bytes);
+            } else {
+                self.deflate(content, &mut bytes)?;
+            }
             let crc = crc32fast::hash(&bytes[offset as usize..]);
             places.push(Place { id, crc, offset });
         }
@@ -82,6 +95,16 @@ impl Packer {
             out.resize(out.len() * 2, 0);
         }
     }
+}
+
+/// A zlib stream of one stored block.
+fn store(content: &[u8], out: &mut Vec<u8>) {
+    let length = u16::try_from(content.len()).expect("at most STORED_BYTES_MAX");
+    out.extend_from_slice(&[0x78, 0x01, 0x01]);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&(!length).to_le_bytes());
+    out.extend_from_slice(content);
+    out.extend_from_slice(&simd_adler32::adler32(&content).to_be_bytes());
 }
 
 fn header(count: u32) -> [u8; 12] {
@@ -114,10 +137,55 @@ fn entry_header(out: &mut Vec<u8>, kind: ObjectKind, size: u64) {
     out.push(byte);
 }
 
+/// The checksum at the end of packs and indexes. It guards against accidents only, so that SHA-1 need not look for
+/// attacks on itself here, which would be most of its work.
+enum Checksum {
+    Sha1(sha1::Sha1),
+    Other(gix::hash::Hasher),
+}
+
+impl Checksum {
+    fn new(hash: HashKind) -> Checksum {
+        match hash {
+            HashKind::Sha1 => Checksum::Sha1(sha1::Sha1::default()),
+            other => Checksum::Other(gix::hash::hasher(other)),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Checksum::Sha1(sha1) => sha1::Digest::update(sha1, bytes),
+            Checksum::Other(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> io::Result<ObjectId> {
+        match self {
+            Checksum::Sha1(sha1) => {
+                Ok(ObjectId::from_bytes_or_panic(sha1::Digest::finalize(sha1).as_slice()))
+            }
+            Checksum::Other(hasher) => {
+                hasher.try_finalize().map_err(|error| io::Error::other(error.to_string()))
+            }
+        }
+    }
+}
+
 fn digest(hash: HashKind, bytes: &[u8]) -> io::Result<ObjectId> {
-    let mut hasher = gix::hash::hasher(hash);
-    hasher.update(bytes);
-    hasher.try_finalize().map_err(|error| io::Error::other(error.to_string()))
+    let mut checksum = Checksum::new(hash);
+    checksum.update(bytes);
+    checksum.finish()
+}
+
+/// An index of objects at these offsets, without checksums of their entries.
+#[cfg(feature = "testing")]
+pub(crate) fn index_of(
+    hash: HashKind,
+    objects: &[(ObjectId, u32)],
+    trailer: ObjectId,
+) -> io::Result<Vec<u8>> {
+    let places = objects.iter().map(|(id, offset)| Place { id: *id, crc: 0, offset: *offset });
+    index(hash, places.collect(), trailer)
 }
 
 fn index(hash: HashKind, mut places: Vec<Place>, trailer: ObjectId) -> io::Result<Vec<u8>> {
@@ -154,10 +222,10 @@ pub(crate) fn concatenate(
         count.extend((0..pack.1.num_objects()).map(|n| pack.1.oid_at_index(n).to_owned()));
         opened.push(pack);
     }
-    let mut hasher = gix::hash::hasher(hash);
+    let mut checksum = Checksum::new(hash);
     let mut buffered = io::BufWriter::with_capacity(1 << 18, &mut *out);
     let mut write = |bytes: &[u8]| {
-        hasher.update(bytes);
+        checksum.update(bytes);
         buffered.write_all(bytes)
     };
     write(&header(u32::try_from(count.len()).map_err(io::Error::other)?))?;
@@ -180,7 +248,7 @@ pub(crate) fn concatenate(
             at += end - start;
         }
     }
-    let trailer = hasher.try_finalize().map_err(|error| io::Error::other(error.to_string()))?;
+    let trailer = checksum.finish()?;
     buffered.write_all(trailer.as_slice())?;
     buffered.flush()?;
     drop(buffered);

@@ -100,15 +100,7 @@ impl Refs {
         };
         if held.0 != stamp {
             let text = if stamp.is_some() { fs::read(&path)? } else { Vec::new() };
-            let mut refs: Vec<(BString, ObjectId)> = text
-                .lines()
-                .filter(|line| !line.starts_with(b"#") && !line.starts_with(b"^"))
-                .filter_map(|line| {
-                    let (id, name) = line.split_once_str(" ")?;
-                    Some((BString::from(name), parse_id(self.hash, id).ok()?))
-                })
-                .collect();
-            refs.sort();
+            let refs = parse_packed(self.hash, &text);
             *held = (stamp, Arc::new(refs));
         }
         Ok(held.1.clone())
@@ -150,15 +142,28 @@ impl Refs {
         RefName::new(relative.as_os_str().as_bytes())
     }
 
-    /// Locks a ref and checks that it is where the edit expects it. `None`: it is not for us, but for `gix`.
+    /// Locks a ref and checks that it is where the edit expects it. The lock holds the new value, for
+    /// [`Locked::publish`]. `None`: it is not for us, but for `gix`.
     pub fn lock(&self, edit: &RefEdit) -> Result<Option<Locked>, WriteError> {
-        let path = self.path(&edit.name);
-        let Some(new) = edit.new else { return Ok(None) };
-        if fs::read(&path).is_ok_and(|text| text.starts_with(b"ref:")) {
+        self.lock_with(edit, line(edit.new).as_bytes())
+    }
+
+    /// The same with an empty lock: what the ref is to be is said by [`Locked::publish_at`].
+    pub fn lock_empty(&self, edit: &RefEdit) -> Result<Option<Locked>, WriteError> {
+        self.lock_with(edit, b"")
+    }
+
+    /// Whether an edit is ours to make.
+    pub fn is_ours(&self, edit: &RefEdit) -> bool {
+        edit.new.is_some() && !fs::read(self.path(&edit.name)).is_ok_and(|text| text.starts_with(b"ref:"))
+    }
+
+    fn lock_with(&self, edit: &RefEdit, text: &[u8]) -> Result<Option<Locked>, WriteError> {
+        if !self.is_ours(edit) {
             return Ok(None);
         }
-        let lock = self.lock_path(&edit.name);
-        self.take(&edit.name, &lock, format!("{new}\n").as_bytes())?;
+        let (path, lock) = (self.path(&edit.name), self.lock_path(&edit.name));
+        self.take(&edit.name, &lock, text)?;
         let exists = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
         let locked = Locked { exists, path, lock, is_done: false };
         let found = self.try_find(&edit.name).map_err(|error| failed(&edit.name, error))?;
@@ -221,17 +226,65 @@ impl Refs {
 impl Locked {
     /// Moves the ref to the value that its lock holds, and unlocks it.
     pub fn publish(mut self, disk: &Disk) -> io::Result<()> {
-        if self.exists {
-            disk.replace(&self.lock, &self.path)?;
-        } else {
-            if self.path.is_dir() {
-                remove_empty(&self.path);
-            }
-            disk.rename(&self.lock, &self.path)?;
-        }
+        self.put(disk)?;
         self.is_done = true;
         Ok(())
     }
+
+    fn put(&self, disk: &Disk) -> io::Result<()> {
+        if self.exists {
+            return disk.replace(&self.lock, &self.path);
+        }
+        if self.path.is_dir() {
+            remove_empty(&self.path);
+        }
+        disk.rename(&self.lock, &self.path)
+    }
+
+    /// Moves the ref to a value, and unlocks it.
+    ///
+    /// # Errors
+    /// The lock comes back, so that it can be tried again.
+    pub fn publish_at(mut self, disk: &Disk, new: ObjectId) -> Result<(), (Locked, io::Error)> {
+        let made = disk.overwrite(&self.lock, line(Some(new)).as_bytes()).and_then(|()| self.put(disk));
+        match made {
+            Ok(()) => {
+                self.is_done = true;
+                Ok(())
+            }
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    /// Moves the ref to a value and keeps it locked. `spare` is a path for a file on the way.
+    pub fn publish_and_keep(&mut self, disk: &Disk, new: ObjectId, spare: &Path) -> io::Result<()> {
+        fs::remove_file(spare).ok();
+        disk.create(spare, line(Some(new)).as_bytes())?;
+        if self.exists {
+            return disk.replace(spare, &self.path);
+        }
+        disk.rename(spare, &self.path)?;
+        self.exists = true;
+        Ok(())
+    }
+}
+
+/// Reads `packed-refs`; sorted. What is no ref is left out.
+pub(crate) fn parse_packed(hash: HashKind, text: &[u8]) -> Vec<(BString, ObjectId)> {
+    let lines = text.lines().filter(|line| !line.starts_with(b"#") && !line.starts_with(b"^"));
+    let mut refs: Vec<(BString, ObjectId)> = lines
+        .filter_map(|line| {
+            let (id, name) = line.split_once_str(" ")?;
+            Some((BString::from(name), parse_id(hash, id).ok()?))
+        })
+        .collect();
+    refs.sort();
+    refs
+}
+
+/// What the file of a ref says.
+fn line(id: Option<ObjectId>) -> String {
+    id.map_or_else(String::new, |id| format!("{id}\n"))
 }
 
 impl Drop for Locked {

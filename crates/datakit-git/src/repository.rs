@@ -11,6 +11,7 @@ use gix::objs::Find as _;
 use crate::backend::{Backend, Batch, ChangeHook, ReadError, RefEdit, RefName, WriteError};
 use crate::disk::Disk;
 use crate::inflate::Loose;
+use crate::packed::Packed;
 use crate::watch::Hooks;
 use crate::writer::Writer;
 use crate::{BlobReader, HashKind, Object, ObjectId, ObjectKind};
@@ -24,7 +25,8 @@ pub enum Durability {
     /// A batch is visible to other programs before it is acknowledged, and survives the end of this process; a power
     /// failure may take back the last ones.
     Visible,
-    /// A batch may be acknowledged before other programs see it. At present the same as `Visible`.
+    /// A batch is acknowledged when all readers of this [`Repository`] see it. Other programs see it 5 ms later and the
+    /// time that one pack takes to write, or after [`Backend::sync`]; until then the end of this process takes it back.
     Behind,
 }
 
@@ -33,8 +35,6 @@ pub enum Durability {
 pub struct Options {
     /// What "written" means.
     pub durability: Durability,
-    /// Memory for objects that were read or written lately, in bytes.
-    pub cache_bytes: usize,
     /// The disk; tests take one that fails.
     pub disk: Disk,
     /// The largest object that [`Backend::read`] reads at once, in bytes.
@@ -43,12 +43,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            durability: Durability::Fsync,
-            cache_bytes: 64 << 20,
-            disk: Disk::default(),
-            object_bytes_max: 512 << 20,
-        }
+        Options { durability: Durability::Fsync, disk: Disk::default(), object_bytes_max: 512 << 20 }
     }
 }
 
@@ -70,6 +65,7 @@ pub struct Repository {
     hooks: Hooks,
     writer: Arc<Writer>,
     upkeep: Option<JoinHandle<()>>,
+    behind: Option<JoinHandle<()>>,
     watch: Option<JoinHandle<()>>,
 }
 
@@ -82,11 +78,18 @@ impl std::fmt::Debug for Repository {
 impl Drop for Repository {
     /// Brings everything to disk in ordinary packs.
     fn drop(&mut self) {
+        // What is published last is brought to disk as well.
+        self.writer.behind.iter().for_each(crate::behind::Behind::stop);
+        self.behind.take().map(JoinHandle::join);
         self.writer.upkeep.state().stop = true;
         self.writer.upkeep.changed.notify_all();
         self.hooks.stop();
+        // Whoever is told of changes may hold the last handle: then this is the thread that watches.
+        let is_this = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
         for thread in [self.upkeep.take(), self.watch.take()].into_iter().flatten() {
-            thread.join().ok();
+            if !is_this(&thread) {
+                thread.join().ok();
+            }
         }
     }
 }
@@ -110,11 +113,19 @@ impl Repository {
         let local = repo.to_thread_local();
         let git_dir = local.common_dir().to_owned();
         let objects = local.objects.store_ref().path().to_owned();
-        let is_durable = options.durability == Durability::Fsync;
-        let writer =
-            Writer::new(git_dir.clone(), objects, local.object_hash(), options.disk.clone(), is_durable);
+        let (hash, disk) = (local.object_hash(), options.disk.clone());
+        let writer = Writer::new(git_dir.clone(), objects, hash, disk, options.durability);
         let writer = Arc::new(writer.map_err(failed)?);
         crate::upkeep::recover(&writer).map_err(failed)?;
+        let for_behind = Arc::clone(&writer);
+        let behind = move || for_behind.behind.iter().for_each(|behind| behind.run(&for_behind));
+        let behind = match &writer.behind {
+            None => None,
+            Some(_) => {
+                let named = std::thread::Builder::new().name("datakit-behind".into());
+                Some(named.spawn(behind).map_err(failed)?)
+            }
+        };
         let weak = Arc::downgrade(&writer);
         let upkeep = std::thread::Builder::new().name("datakit-upkeep".into());
         let upkeep = upkeep.spawn(move || crate::upkeep::run(&weak)).map_err(failed)?;
@@ -122,7 +133,8 @@ impl Repository {
         let for_watch = hooks.clone();
         let watch = std::thread::Builder::new().name("datakit-refs".into());
         let watch = watch.spawn(move || crate::watch::run(&folder, &for_watch)).map_err(failed)?;
-        Ok(Repository { repo, git_dir, options, hooks, writer, upkeep: Some(upkeep), watch: Some(watch) })
+        let (upkeep, watch) = (Some(upkeep), Some(watch));
+        Ok(Repository { repo, git_dir, options, hooks, writer, upkeep, behind, watch })
     }
 
     /// Makes an empty bare repository and opens it; one that exists is opened.
@@ -137,6 +149,15 @@ impl Repository {
                 .map_err(|error| OpenError::NotRepository { path: path.to_owned(), detail: error.to_string() })?;
         }
         Repository::open(path, options)
+    }
+
+    /// `objects` of this repository and of those that it borrows from.
+    fn object_folders(&self) -> Vec<PathBuf> {
+        let repo = self.repo.to_thread_local();
+        let store = repo.objects.store_ref();
+        let mut folders = vec![store.path().to_owned()];
+        folders.extend(store.alternate_db_paths().unwrap_or_default());
+        folders
     }
 
     /// Deletes a ref, or moves one that is symbolic.
@@ -225,25 +246,40 @@ impl Backend for Repository {
         if kind != ObjectKind::Blob {
             return Err(ReadError::Kind { id, found: kind, expected: ObjectKind::Blob });
         }
-        let path = self.writer.loose_path(&id);
-        if size > STREAM_BYTES_MIN && path.exists() {
-            return Ok(BlobReader::from_stream(size, Box::new(Loose { id, path })));
+        if size > STREAM_BYTES_MIN {
+            // Twice: it may be on its way from one place to the other.
+            for _ in 0..2 {
+                if let Ok(loose) = Loose::open(id, &self.writer.loose_path(&id)) {
+                    return Ok(BlobReader::from_stream(size, Box::new(loose)));
+                }
+                if let Some(packed) = Packed::find(&self.object_folders(), self.hash(), id, size) {
+                    return Ok(BlobReader::from_stream(size, Box::new(packed)));
+                }
+            }
         }
         Ok(BlobReader::from_bytes(self.read(id)?.bytes))
     }
 
     fn refs(&self, prefix: &str) -> io::Result<Vec<(RefName, ObjectId)>> {
-        self.writer.refs.list(prefix)
+        self.writer.refs(prefix)
     }
 
     fn try_find_ref(&self, name: &RefName) -> io::Result<Option<ObjectId>> {
-        self.writer.refs.try_find(name)
+        self.writer.try_find_ref(name)
     }
 
     fn write(&self, batch: &Batch) -> Result<Vec<Result<(), WriteError>>, WriteError> {
         let results = self.writer.write(batch)?;
         let others = |(edit, result): (&RefEdit, Option<_>)| result.unwrap_or_else(|| self.edit(edit));
         Ok(batch.edits.iter().zip(results).map(others).collect())
+    }
+
+    fn sync(&self) -> Result<(), WriteError> {
+        self.writer.sync()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.writer.trouble()
     }
 
     fn on_change(&self, hook: ChangeHook) {

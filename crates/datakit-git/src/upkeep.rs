@@ -63,19 +63,26 @@ fn check_point(writer: &Writer) -> Vec<PathBuf> {
                 }
                 replaced.append(&mut generation.packs);
                 writer.age();
+                writer.upkeep.state().failure = None;
             }
-            Err(_) => {
+            Err(error) => {
                 // A full disk: everything stays where it is, journal included, and is tried again later.
                 let mut state = writer.upkeep.state();
                 state.closed.insert(0, generation);
                 state.is_busy = false;
+                state.failure = Some(error.to_string());
                 drop(state);
+                writer.upkeep.changed.notify_all();
                 std::thread::sleep(Duration::from_millis(200));
                 return replaced;
             }
         }
     }
-    replaced.extend(merge_middle(writer).unwrap_or_default());
+    writer.upkeep.changed.notify_all();
+    match merge_middle(writer) {
+        Ok(packs) => replaced.extend(packs),
+        Err(error) => writer.upkeep.state().failure = Some(error.to_string()),
+    }
     replaced
 }
 
@@ -194,6 +201,7 @@ pub(crate) fn recover(writer: &Writer) -> io::Result<()> {
         let packs = ours(writer, &format!("pack-dk0-{}-", dead.instance))?;
         settle(writer, &Generation { packs: packs.clone(), ..Generation::default() })?;
         remove(&packs);
+        fs::remove_file(folder.join(format!("ref-{}", dead.instance))).ok();
         fs::remove_file(&dead.note)?;
     }
     Ok(())

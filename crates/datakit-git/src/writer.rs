@@ -11,13 +11,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Batch, Content, WriteError};
+use crate::backend::{Batch, Content, NewObject, RefName, WriteError};
+use crate::behind::Behind;
 use crate::disk::Disk;
-use crate::intent::Intent;
+use crate::intent::{Intent, Noted};
 use crate::journal::{Journal, Record};
 use crate::pack::{Pack, Packer};
 use crate::refs::{Locked, Refs};
-use crate::{HashKind, Object, ObjectId};
+use crate::{Durability, HashKind, Object, ObjectId, ObjectKind};
 
 /// Small packs before they are made into one.
 const SMALL_PACKS_MAX: usize = 256;
@@ -65,6 +66,8 @@ pub(crate) struct Writer {
     /// Packs made of others so far.
     pub merged: AtomicU64,
     intent: Intent,
+    /// When commits are acknowledged before they are visible to all.
+    pub behind: Option<Behind>,
 }
 
 struct State {
@@ -84,6 +87,8 @@ pub(crate) struct Upkeep {
 pub(crate) struct UpkeepState {
     pub closed: Vec<Generation>,
     pub is_busy: bool,
+    /// Why nothing comes to disk, as of the last try.
+    pub failure: Option<String>,
     pub stop: bool,
 }
 
@@ -104,7 +109,7 @@ impl Writer {
         objects: PathBuf,
         hash: HashKind,
         disk: Disk,
-        is_durable: bool,
+        durability: Durability,
     ) -> io::Result<Writer> {
         let nanos =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -112,6 +117,8 @@ impl Writer {
         let ours = folder.join("datakit");
         fs::create_dir_all(&ours)?;
         fs::create_dir_all(objects.join("pack"))?;
+        let is_behind = durability == Durability::Behind;
+        let spare = ours.join(format!("ref-{instance}"));
         Ok(Writer {
             refs: Refs::new(folder.clone(), hash, disk.clone()),
             intent: Intent::create(&ours, &instance)?,
@@ -125,7 +132,8 @@ impl Writer {
             folder,
             objects,
             disk,
-            is_durable,
+            is_durable: durability == Durability::Fsync,
+            behind: is_behind.then(|| Behind::new(spare)),
         })
     }
 
@@ -133,8 +141,11 @@ impl Writer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An object of a small pack.
+    /// An object that was written lately.
     pub fn recent(&self, id: &ObjectId) -> Option<Object> {
+        if let Some(object) = self.behind.as_ref().and_then(|behind| behind.find(id)) {
+            return Some(object);
+        }
         let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
         recent.young.get(id).or_else(|| recent.old.get(id)).cloned()
     }
@@ -148,30 +159,32 @@ impl Writer {
     /// Writes a batch whose edits this writer can make; the results say which refs moved. Edits that are not ours are
     /// `None`.
     pub fn write(&self, batch: &Batch) -> Result<Vec<Option<Result<(), WriteError>>>, WriteError> {
-        let large = |size: u64| size >= LOOSE_BYTES_MIN;
         for new in &batch.objects {
             match &new.content {
                 Content::File { file, size } => {
                     let mut reader = FromStart { file, position: 0 };
                     self.write_loose(new, &mut reader, *size)?;
                 }
-                Content::Bytes(bytes) if large(bytes.len() as u64) => {
+                Content::Bytes(bytes) if !self.is_small(new) => {
                     self.write_loose(new, &mut &bytes[..], bytes.len() as u64)?;
                 }
                 Content::Bytes(_) => {}
             }
         }
+        match &self.behind {
+            Some(behind) => behind.write(self, batch),
+            None => self.write_now(batch),
+        }
+    }
+
+    /// Writes a batch, whose large objects are written already, as durable as it is to be, and visible to all.
+    pub fn write_now(&self, batch: &Batch) -> Result<Vec<Option<Result<(), WriteError>>>, WriteError> {
         let mut state = self.state();
-        self.intent.note(&batch.edits).map_err(failed("what is to be locked cannot be noted"))?;
+        self.note(batch.edits.iter().map(|edit| (&edit.name, edit.new, edit.old)))?;
         let mut locks: Vec<Result<Option<Locked>, WriteError>> =
             batch.edits.iter().map(|edit| self.refs.lock(edit)).collect();
-        let is_small = |new: &&crate::NewObject| matches!(&new.content, Content::Bytes(bytes) if !large(bytes.len() as u64));
-        let small: Vec<&crate::NewObject> = batch.objects.iter().filter(is_small).collect();
-        let packed = small.iter().filter_map(|new| match &new.content {
-            Content::Bytes(bytes) => Some((new.id, new.kind, &**bytes)),
-            Content::File { .. } => None,
-        });
-        let pack = state.packer.pack(packed).map_err(failed("a pack cannot be made"))?;
+        let small: Vec<&NewObject> = batch.objects.iter().filter(|new| self.is_small(new)).collect();
+        let pack = state.packer.pack(contents(&small)).map_err(failed("a pack cannot be made"))?;
         let moves: Vec<_> = batch
             .edits
             .iter()
@@ -185,9 +198,7 @@ impl Writer {
                 .map(|lock| lock.map(|_| ()).map_or_else(|error| Some(Err(error)), |()| None))
                 .collect());
         }
-        let name = format!("pack-dk0-{}-{}", self.instance, state.next_pack);
-        state.next_pack += 1;
-        let record = Record { pack: name, bytes: pack.bytes, index: pack.index, moves };
+        let record = Record { pack: self.name_pack(&mut state), bytes: pack.bytes, index: pack.index, moves };
         self.store(&mut state, &record, !small.is_empty())?;
         self.remember(&small);
         let mut results = Vec::with_capacity(locks.len());
@@ -206,13 +217,94 @@ impl Writer {
         Ok(results)
     }
 
+    /// Writes one pack of small objects, as visible and as little durable as a file is.
+    pub fn write_small(&self, objects: &[NewObject]) -> Result<(), WriteError> {
+        let objects: Vec<&NewObject> = objects.iter().collect();
+        let mut state = self.state();
+        let pack = state.packer.pack(contents(&objects)).map_err(failed("a pack cannot be made"))?;
+        let path = self.pack_path(&self.name_pack(&mut state));
+        self.write_pack(&path, &pack, false).map_err(failed("a pack cannot be written"))?;
+        state.now.began.get_or_insert_with(Instant::now);
+        state.now.packs.push(path);
+        self.remember(&objects);
+        self.rotate_when_due(&mut state);
+        Ok(())
+    }
+
+    /// Notes what is locked, or about to be.
+    pub fn note<'a>(&self, moves: impl Iterator<Item = Noted<'a>>) -> Result<(), WriteError> {
+        self.intent.note(moves).map_err(failed("what is to be locked cannot be noted"))
+    }
+
+    /// Remembers that a ref moves, so that it comes to disk with the rest.
+    pub fn moved(&self, name: &RefName) {
+        let mut state = self.state();
+        state.now.began.get_or_insert_with(Instant::now);
+        state.now.refs.insert(self.refs.path(name));
+    }
+
+    /// Whether an object belongs into a pack.
+    pub fn is_small(&self, new: &NewObject) -> bool {
+        matches!(&new.content, Content::Bytes(bytes) if (bytes.len() as u64) < LOOSE_BYTES_MIN)
+    }
+
+    fn name_pack(&self, state: &mut State) -> String {
+        state.next_pack += 1;
+        format!("pack-dk0-{}-{}", self.instance, state.next_pack)
+    }
+
+    /// Where a ref is for readers of this repository.
+    pub fn try_find_ref(&self, name: &RefName) -> io::Result<Option<ObjectId>> {
+        let unpublished = self.behind.as_ref().and_then(|behind| behind.find_ref(name));
+        unpublished.map_or_else(|| self.refs.try_find(name), |id| Ok(Some(id)))
+    }
+
+    /// All refs for readers of this repository, sorted.
+    pub fn refs(&self, prefix: &str) -> io::Result<Vec<(RefName, ObjectId)>> {
+        let Some(behind) = &self.behind else { return self.refs.list(prefix) };
+        // Before and after: what is published meanwhile is in neither place alone.
+        let before = behind.refs();
+        let mut found: std::collections::BTreeMap<_, _> = self.refs.list(prefix)?.into_iter().collect();
+        let unpublished = before.into_iter().chain(behind.refs());
+        found.extend(unpublished.filter(|(name, _)| name.as_bstr().starts_with(prefix.as_bytes())));
+        Ok(found.into_iter().collect())
+    }
+
+    /// What goes wrong behind the commits.
+    pub fn trouble(&self) -> Option<String> {
+        let unpublished = self.behind.as_ref().and_then(Behind::failure);
+        let unpublished = unpublished.map(|error| format!("commits cannot be published: {error}"));
+        let unpacked = || {
+            let failure = self.upkeep.state().failure.clone();
+            failure.map(|error| format!("packs cannot be made of small ones: {error}"))
+        };
+        unpublished.or_else(unpacked)
+    }
+
+    /// Waits until everything is visible to other programs, and on disk.
+    pub fn sync(&self) -> Result<(), WriteError> {
+        self.behind.as_ref().map_or(Ok(()), Behind::sync)?;
+        if self.is_durable {
+            return Ok(());
+        }
+        self.rotate_now(Duration::ZERO);
+        let mut state = self.upkeep.state();
+        loop {
+            if state.closed.is_empty() && !state.is_busy {
+                return Ok(());
+            }
+            if let Some(failure) = &state.failure {
+                return Err(WriteError::Io {
+                    action: "what was written cannot be brought to disk".into(),
+                    source: Arc::new(io::Error::other(failure.clone())),
+                });
+            }
+            state = self.upkeep.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Writes a large object at once, durably.
-    fn write_loose(
-        &self,
-        new: &crate::NewObject,
-        reader: &mut dyn io::Read,
-        size: u64,
-    ) -> Result<(), WriteError> {
+    fn write_loose(&self, new: &NewObject, reader: &mut dyn io::Read, size: u64) -> Result<(), WriteError> {
         use gix::objs::Write as _;
         let action = || format!("object {} cannot be written", new.id);
         let id = self
@@ -321,7 +413,7 @@ impl Writer {
         named
     }
 
-    fn remember(&self, objects: &[&crate::NewObject]) {
+    fn remember(&self, objects: &[&NewObject]) {
         let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
         for new in objects {
             if let Content::Bytes(bytes) = &new.content {
@@ -354,6 +446,14 @@ impl Writer {
             self.rotate(&mut state);
         }
     }
+}
+
+/// What goes into a pack.
+fn contents<'a>(objects: &[&'a NewObject]) -> impl Iterator<Item = (ObjectId, ObjectKind, &'a [u8])> {
+    objects.iter().filter_map(|new| match &new.content {
+        Content::Bytes(bytes) => Some((new.id, new.kind, &**bytes)),
+        Content::File { .. } => None,
+    })
 }
 
 /// Reads a shared file from its first byte, whatever its position.

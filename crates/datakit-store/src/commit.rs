@@ -1,7 +1,8 @@
 //! Group commit: moves of branches, asked for by many threads, made by one of them for all.
 //!
 //! Whoever comes first leads: takes what has gathered, merges each onto what the one before made, and hands objects and
-//! refs to the backend in one batch. What gathers meanwhile is the next batch.
+//! refs to the backend in one batch. What gathers meanwhile is the next batch, which another leader makes on top of the
+//! heads that are being written, and writes when its turn comes. When those are not written after all, it is made anew.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use gix::bstr::BString;
 use datakit_git::{Batch, Commit, ObjectId, ReadError, RefEdit, Signature, WriteError};
 
 use crate::branch::BranchError;
-use crate::history::{is_ancestor, merge_bases};
+use crate::history::{RECURSION_MAX, is_ancestor, merge_bases, merged};
 use crate::merge::{Conflict, MergeDriver, Sides, merge};
 use crate::name::BranchName;
 use crate::objects::{Fresh, Objects};
@@ -129,6 +130,7 @@ impl Ticket {
 struct Queue {
     waiting: VecDeque<Request>,
     is_led: bool,
+    is_writing: bool,
 }
 
 /// Moves branches.
@@ -137,7 +139,11 @@ pub(crate) struct Committer {
     hub: Arc<Hub>,
     identity: (BString, BString),
     queue: Mutex<Queue>,
+    /// Requests came, or a batch was written.
+    changed: Condvar,
     lines: Mutex<BTreeMap<BranchName, Line>>,
+    /// Where branches are when the batch that is being written is.
+    planned: Mutex<BTreeMap<BranchName, Option<ObjectId>>>,
 }
 
 /// The last heads of a branch, each an ancestor of the next.
@@ -150,6 +156,15 @@ struct Line {
 impl Line {
     fn newest(&self) -> Option<ObjectId> {
         self.order.back().copied()
+    }
+
+    fn follow(&mut self, course: &Course) {
+        for (_, old, new) in course.steps.iter().filter(|(_, old, new)| old != new) {
+            match (old, new) {
+                (Some(_), Some(_)) => self.extend(*new),
+                _ => self.restart(*new),
+            }
+        }
     }
 
     fn restart(&mut self, head: Option<ObjectId>) {
@@ -175,9 +190,38 @@ struct Course {
     steps: Vec<(Request, Option<ObjectId>, Option<ObjectId>)>,
 }
 
+/// A batch in the making.
+struct Making {
+    fresh: Fresh,
+    courses: BTreeMap<BranchName, Course>,
+    n_steps: usize,
+}
+
+impl Making {
+    fn new(objects: Arc<Objects>) -> Making {
+        Making { fresh: Fresh::new(objects), courses: BTreeMap::new(), n_steps: 0 }
+    }
+}
+
 impl Committer {
     pub fn new(objects: Arc<Objects>, hub: Arc<Hub>, identity: (BString, BString)) -> Committer {
-        Committer { objects, hub, identity, queue: Mutex::default(), lines: Mutex::default() }
+        Committer {
+            objects,
+            hub,
+            identity,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            lines: Mutex::default(),
+            planned: Mutex::default(),
+        }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, BTreeMap<BranchName, Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn planned(&self) -> MutexGuard<'_, BTreeMap<BranchName, Option<ObjectId>>> {
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -202,7 +246,9 @@ impl Committer {
         {
             let mut queue = self.queue();
             queue.waiting.push_back(Request { branch: branch.clone(), how, ticket: ticket.clone() });
-            if !queue.is_led {
+            if queue.is_led {
+                self.changed.notify_all();
+            } else {
                 queue.is_led = true;
                 ticket.state().leads = true;
             }
@@ -222,68 +268,91 @@ impl Committer {
         }
     }
 
-    /// Makes one batch, then hands the lead to whoever waits next.
+    /// Makes one batch of what comes until it can be written, hands the lead over, and writes it.
     fn lead(&self) {
-        let batch: Vec<Request> = {
-            let mut queue = self.queue();
-            let n = queue.waiting.len().min(BATCH_MAX);
-            queue.waiting.drain(..n).collect()
-        };
-        self.run(batch);
-        let mut queue = self.queue();
-        match queue.waiting.front() {
-            Some(next) => {
-                next.ticket.state().leads = true;
-                next.ticket.changed.notify_all();
-            }
-            None => queue.is_led = false,
+        let mut making = Making::new(self.objects.clone());
+        while let Some(requests) = self.gather(making.n_steps) {
+            requests.into_iter().for_each(|request| self.make(&mut making, request));
         }
-    }
-
-    fn run(&self, mut requests: Vec<Request>) {
-        for _ in 0..TRIES_MAX {
-            requests = self.attempt(requests);
-            if requests.is_empty() {
-                return;
+        let planned = self.plan(making);
+        self.hand_over();
+        let mut again = self.write(planned);
+        for _ in 1..TRIES_MAX {
+            if again.is_empty() {
+                break;
             }
+            let mut making = Making::new(self.objects.clone());
+            again.into_iter().for_each(|request| self.make(&mut making, request));
+            again = self.write(self.plan(making));
         }
-        for request in requests {
+        for request in again {
             let name = request.branch;
             request.ticket.finish(Err(BranchError::Busy { name, tries: TRIES_MAX }.into()));
         }
+        self.queue().is_writing = false;
+        self.changed.notify_all();
     }
 
-    /// Tries a batch; returns the requests whose branch was moved by others meanwhile.
-    fn attempt(&self, requests: Vec<Request>) -> Vec<Request> {
-        let mut fresh = Fresh::new(self.objects.clone());
-        let mut courses: BTreeMap<BranchName, Course> = BTreeMap::new();
-        for request in requests {
-            let course = match courses.get_mut(&request.branch) {
-                Some(course) => course,
-                None => match self.start(&request.branch) {
-                    Ok(course) => courses.entry(request.branch.clone()).or_insert(course),
-                    Err(error) => {
-                        request.ticket.finish(Err(error));
-                        continue;
-                    }
-                },
-            };
-            match self.step(&mut fresh, &request, course.now) {
-                Ok(new) => {
-                    let old = std::mem::replace(&mut course.now, new);
-                    course.steps.push((request, old, new));
-                }
-                Err(error) => request.ticket.finish(Err(error)),
+    /// More requests for a batch of `n_steps`; `None`: it is this leader's turn to write.
+    fn gather(&self, n_steps: usize) -> Option<Vec<Request>> {
+        let mut queue = self.queue();
+        loop {
+            let n = queue.waiting.len().min(BATCH_MAX.saturating_sub(n_steps));
+            if n > 0 {
+                return Some(queue.waiting.drain(..n).collect());
             }
+            if !queue.is_writing {
+                break;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        self.write(fresh, courses)
+        queue.is_writing = true;
+        None
     }
 
-    /// Where a branch is now.
+    /// Lets whoever waits first make the next batch.
+    fn hand_over(&self) {
+        let mut queue = self.queue();
+        queue.is_led = match queue.waiting.front() {
+            Some(next) => {
+                next.ticket.state().leads = true;
+                next.ticket.changed.notify_all();
+                true
+            }
+            None => false,
+        };
+    }
+
+    /// Adds what one request does to a batch.
+    fn make(&self, making: &mut Making, request: Request) {
+        let course = match making.courses.get_mut(&request.branch) {
+            Some(course) => course,
+            None => match self.start(&request.branch) {
+                Ok(course) => making.courses.entry(request.branch.clone()).or_insert(course),
+                Err(error) => return request.ticket.finish(Err(error)),
+            },
+        };
+        match self.step(&mut making.fresh, &request, course.now) {
+            Ok(new) => {
+                let old = std::mem::replace(&mut course.now, new);
+                course.steps.push((request, old, new));
+                making.n_steps += 1;
+            }
+            Err(error) => request.ticket.finish(Err(error)),
+        }
+    }
+
+    /// Where a branch is now, or will be when what is being written is.
     fn start(&self, branch: &BranchName) -> Result<Course, MoveError> {
-        let head = self.objects.backend.try_find_ref(branch.as_ref_name());
-        let head = head.map_err(|error| BranchError::Refs(error.into()))?;
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let planned = self.planned().get(branch).copied();
+        let head = match planned {
+            Some(head) => head,
+            None => {
+                let head = self.objects.backend.try_find_ref(branch.as_ref_name());
+                head.map_err(|error| BranchError::Refs(error.into()))?
+            }
+        };
+        let mut lines = self.lines();
         let line = lines.entry(branch.clone()).or_default();
         if line.newest() != head {
             line.restart(head);
@@ -322,19 +391,15 @@ impl Committer {
         };
         let mark = fresh.mark();
         fresh.absorb(&plan.objects);
-        let base = match commit.parents.as_slice() {
-            [only] if self.is_on_line(branch, *only) => Some(*only),
-            _ => merge_bases(fresh, head, plan.commit)?.first().copied(),
+        let bases = match commit.parents.as_slice() {
+            [only] if self.is_on_line(branch, *only) => vec![*only],
+            _ => merge_bases(fresh, head, plan.commit)?,
         };
-        if base == Some(head) {
+        if bases == [head] {
             return Ok(Some(plan.commit));
         }
-        let tree_of = |id: ObjectId| fresh.commit(id).map(|commit| commit.tree);
-        let sides = Sides {
-            base: base.map(tree_of).transpose()?,
-            ours: Some(tree_of(head)?),
-            theirs: Some(commit.tree),
-        };
+        let base = merged(fresh, bases, plan.driver, RECURSION_MAX)?;
+        let sides = Sides { base, ours: Some(fresh.commit(head)?.tree), theirs: Some(commit.tree) };
         let merged = merge(fresh, sides, plan.driver)?;
         if !merged.conflicts.is_empty() {
             fresh.roll_back(mark);
@@ -351,17 +416,27 @@ impl Committer {
     }
 
     fn is_on_line(&self, branch: &BranchName, commit: ObjectId) -> bool {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.get(branch).is_some_and(|line| line.known.contains(&commit))
+        self.lines().get(branch).is_some_and(|line| line.known.contains(&commit))
     }
 
-    fn write(&self, fresh: Fresh, courses: BTreeMap<BranchName, Course>) -> Vec<Request> {
+    /// From now on others build on a batch, which is to be written next.
+    fn plan(&self, making: Making) -> (Arc<Fresh>, Vec<(BranchName, Course)>) {
+        let fresh = self.objects.begin(making.fresh);
         let moved: Vec<(BranchName, Course)> =
-            courses.into_iter().filter(|(_, course)| !course.steps.is_empty()).collect();
+            making.courses.into_iter().filter(|(_, course)| !course.steps.is_empty()).collect();
+        for (branch, course) in &moved {
+            self.planned().insert(branch.clone(), course.now);
+            self.lines().entry(branch.clone()).or_default().follow(course);
+        }
+        (fresh, moved)
+    }
+
+    /// Writes a batch; returns the requests whose branch was moved by others meanwhile.
+    fn write(&self, (fresh, moved): (Arc<Fresh>, Vec<(BranchName, Course)>)) -> Vec<Request> {
         if moved.is_empty() {
+            self.objects.end(&fresh);
             return Vec::new();
         }
-        self.objects.adopt(&fresh);
         let edits =
             moved.iter().filter(|(_, course)| course.start != course.now).map(|(branch, course)| RefEdit {
                 name: branch.as_ref_name().clone(),
@@ -369,23 +444,23 @@ impl Committer {
                 new: course.now,
                 reason: "datakit: commit".into(),
             });
-        let batch = Batch { edits: edits.collect(), objects: fresh.new };
+        let batch = Batch { edits: edits.collect(), objects: fresh.new.clone() };
         let _moving = self.hub.moving();
-        let mut results = match self.objects.backend.write(&batch) {
-            Ok(results) => results.into_iter(),
-            Err(error) => {
-                let requests = moved.into_iter().flat_map(|(_, course)| course.steps);
-                requests.for_each(|(request, ..)| refuse(&request, error.clone()));
-                return Vec::new();
-            }
-        };
+        let results = self.objects.backend.write(&batch);
+        self.objects.end(&fresh);
+        let mut results = results.map(Vec::into_iter);
         let mut again = Vec::new();
         for (branch, course) in moved {
-            let result = if course.start == course.now { Some(Ok(())) } else { results.next() };
-            match result.unwrap_or(Ok(())) {
+            let result = match &mut results {
+                Err(error) => Err(error.clone()),
+                Ok(_) if course.start == course.now => Ok(()),
+                Ok(results) => results.next().unwrap_or(Ok(())),
+            };
+            self.settle(&branch, &course, result.is_ok());
+            match result {
                 Ok(()) => self.finish(&branch, course),
                 Err(WriteError::Moved { .. }) => {
-                    again.extend(course.steps.into_iter().map(|(request, ..)| request))
+                    again.extend(course.steps.into_iter().map(|(request, ..)| request));
                 }
                 Err(error) => course.steps.iter().for_each(|(request, ..)| refuse(request, error.clone())),
             }
@@ -393,18 +468,20 @@ impl Committer {
         again
     }
 
+    /// A branch is where it was planned to be, or is not.
+    fn settle(&self, branch: &BranchName, course: &Course, is_there: bool) {
+        let mut planned = self.planned();
+        if !is_there || planned.get(branch) == Some(&course.now) {
+            planned.remove(branch);
+        }
+        drop(planned);
+        if !is_there {
+            self.lines().remove(branch);
+        }
+    }
+
     /// Tells watchers, then those who wait.
     fn finish(&self, branch: &BranchName, course: Course) {
-        {
-            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-            let line = lines.entry(branch.clone()).or_default();
-            for (_, old, new) in course.steps.iter().filter(|(_, old, new)| old != new) {
-                match (old, new) {
-                    (Some(_), Some(_)) => line.extend(*new),
-                    _ => line.restart(*new),
-                }
-            }
-        }
         self.hub.publish(branch, course.start, course.steps.iter().map(|(_, old, new)| (*old, *new)));
         for (request, _, new) in course.steps {
             request.ticket.finish(Ok(new));

@@ -4,6 +4,7 @@
 //! one; everything else is a conflict, whose path then holds a text that says why.
 
 use gix::bstr::{BString, ByteSlice};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -104,21 +105,28 @@ pub(crate) struct Sides {
 ///
 /// `driver`: for files that no gitattributes speak of.
 pub(crate) fn merge(objects: &mut Fresh, sides: Sides, driver: MergeDriver) -> Result<Merged, ReadError> {
-    let attributes = text::Attributes::of(objects, sides.ours);
-    let mut merge = Merge { objects, driver, attributes, conflicts: Vec::new() };
-    let tree = merge.trees(&BString::default(), sides, 0)?;
-    let tree = match tree {
-        Some(tree) => tree,
-        None => merge.objects.add_tree(Tree::default()),
-    };
+    let mut merge = Merge::new(objects, sides, driver, false);
+    let tree = merge.root(sides)?;
     let mut conflicts = merge.conflicts;
     conflicts.sort();
     Ok(Merged { tree, conflicts })
 }
 
+/// Merges common ancestors into one tree, which is to be the base of a merge. Where they conflict it has what neither
+/// side of that merge has, so that these must agree; a path that one of them deleted is as it was before.
+pub(crate) fn merge_bases(
+    objects: &mut Fresh,
+    sides: Sides,
+    driver: MergeDriver,
+) -> Result<ObjectId, ReadError> {
+    Merge::new(objects, sides, driver, true).root(sides)
+}
+
 struct Merge<'a> {
     objects: &'a mut Fresh,
     driver: MergeDriver,
+    /// Whether what is made is only the base of another merge.
+    is_base: bool,
     attributes: text::Attributes,
     conflicts: Vec<Conflict>,
 }
@@ -126,7 +134,17 @@ struct Merge<'a> {
 /// Mode and object of a path on one side.
 type Side = Option<(Mode, ObjectId)>;
 
-impl Merge<'_> {
+impl<'a> Merge<'a> {
+    fn new(objects: &'a mut Fresh, sides: Sides, driver: MergeDriver, is_base: bool) -> Merge<'a> {
+        let attributes = text::Attributes::of(objects, sides.ours);
+        Merge { objects, driver, is_base, attributes, conflicts: Vec::new() }
+    }
+
+    fn root(&mut self, sides: Sides) -> Result<ObjectId, ReadError> {
+        let tree = self.trees(&BString::default(), sides, 0)?;
+        Ok(tree.unwrap_or_else(|| self.objects.add_tree(Tree::default())))
+    }
+
     /// Merges a directory; `None` when nothing is left of it.
     fn trees(&mut self, at: &BString, sides: Sides, depth: usize) -> Result<Option<ObjectId>, ReadError> {
         if sides.base == sides.ours || sides.ours == sides.theirs {
@@ -144,12 +162,11 @@ impl Merge<'_> {
         let (base, ours, theirs) = (self.load(sides.base)?, self.load(sides.ours)?, self.load(sides.theirs)?);
         // Only what theirs and the base disagree on can differ from ours.
         let mut changed: BTreeMap<BString, Side> = BTreeMap::new();
-        for entry in theirs.entries.iter().chain(&base.entries) {
-            let (b, t) = (side(&base, &entry.name), side(&theirs, &entry.name));
-            let o = side(&ours, &entry.name);
-            if b != t && !changed.contains_key(&entry.name) {
-                let merged = self.entry(join(at, &entry.name), b, o, t, depth)?;
-                changed.insert(entry.name.clone(), merged);
+        for name in differing(&base, &theirs) {
+            let (b, o, t) = (side(&base, name), side(&ours, name), side(&theirs, name));
+            if b != t && !changed.contains_key(name) {
+                let merged = self.entry(join(at, name), b, o, t, depth)?;
+                changed.insert(name.to_owned(), merged);
             }
         }
         let kept = ours.entries.iter().filter(|entry| !changed.contains_key(&entry.name)).cloned();
@@ -197,6 +214,8 @@ impl Merge<'_> {
         let reason = match (ours, theirs) {
             (Some(_), Some(_)) if is_tree(ours) || is_tree(theirs) => ConflictReason::FileAndDirectory,
             (Some(ours), Some(theirs)) => return self.files(path, base, ours, theirs),
+            // As git's process_entry in merge-ort.c.
+            _ if self.is_base => return Ok(base),
             _ => ConflictReason::Deleted,
         };
         Ok(self.conflict(path, reason))
@@ -241,4 +260,22 @@ impl Merge<'_> {
 
 fn side(tree: &Tree, name: &[u8]) -> Side {
     tree.try_find(name).map(|entry| (entry.mode, entry.id))
+}
+
+/// Names of entries that two trees do not share, in one pass over both; a name may come twice.
+fn differing<'a>(a: &'a Tree, b: &'a Tree) -> Vec<&'a BString> {
+    let (mut a, mut b) = (a.entries.iter().peekable(), b.entries.iter().peekable());
+    let mut names = Vec::new();
+    loop {
+        let order = match (a.peek(), b.peek()) {
+            (Some(x), Some(y)) => x.cmp_place(y),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return names,
+        };
+        let (x, y) = (a.next_if(|_| order.is_le()), b.next_if(|_| order.is_ge()));
+        if x != y {
+            names.extend(x.or(y).map(|entry| &entry.name));
+        }
+    }
 }

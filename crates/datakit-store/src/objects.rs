@@ -7,16 +7,12 @@ use datakit_git::{
     Backend, Commit, Content, HashKind, NewObject, Object, ObjectId, ObjectKind, ReadError, Tree, hash,
 };
 
-/// Parsed objects that are kept, by count and by bytes of each generation. Two generations bound the memory at twice
-/// this and need no list of uses.
-const CACHED_BYTES_MAX: usize = 32 << 20;
-
-/// Parsed trees and commits, shared.
-#[derive(Default)]
+/// Parsed trees and commits, shared. Two generations, each of at most half the memory, need no list of uses.
 struct Cache {
     young: HashMap<ObjectId, Parsed>,
     old: HashMap<ObjectId, Parsed>,
     young_bytes: usize,
+    young_bytes_max: usize,
 }
 
 #[derive(Clone)]
@@ -36,7 +32,7 @@ impl Cache {
     }
 
     fn insert(&mut self, id: ObjectId, parsed: Parsed, bytes: usize) {
-        if self.young_bytes > CACHED_BYTES_MAX {
+        if self.young_bytes > self.young_bytes_max {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
@@ -49,11 +45,15 @@ impl Cache {
 pub(crate) struct Objects {
     pub backend: Arc<dyn Backend>,
     cache: Mutex<Cache>,
+    /// What is being written.
+    in_flight: Mutex<Vec<Arc<Fresh>>>,
 }
 
 impl Objects {
-    pub fn new(backend: Arc<dyn Backend>) -> Objects {
-        Objects { backend, cache: Mutex::default() }
+    pub fn new(backend: Arc<dyn Backend>, cache_bytes: usize) -> Objects {
+        let (young, old) = (HashMap::new(), HashMap::new());
+        let cache = Cache { young, old, young_bytes: 0, young_bytes_max: cache_bytes / 2 };
+        Objects { backend, cache: Mutex::new(cache), in_flight: Mutex::default() }
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -71,6 +71,9 @@ impl Objects {
         if id == ObjectId::empty_tree(self.hash()) {
             return Ok(Arc::default());
         }
+        if let Some(tree) = self.find_in_flight(|fresh| fresh.trees.get(&id).cloned()) {
+            return Ok(tree);
+        }
         let object = self.read_kind(id, ObjectKind::Tree)?;
         let tree = Tree::parse(self.hash(), &object.bytes);
         let tree = Arc::new(tree.map_err(|detail| ReadError::Corrupt { id, detail })?);
@@ -80,6 +83,9 @@ impl Objects {
 
     pub fn commit(&self, id: ObjectId) -> Result<Arc<Commit>, ReadError> {
         if let Some(Parsed::Commit(commit)) = self.cache().find(&id) {
+            return Ok(commit);
+        }
+        if let Some(commit) = self.find_in_flight(|fresh| fresh.commits.get(&id).cloned()) {
             return Ok(commit);
         }
         let object = self.read_kind(id, ObjectKind::Commit)?;
@@ -98,15 +104,32 @@ impl Objects {
         }
     }
 
-    /// Remembers objects that are being written, so that nobody parses them again.
-    pub fn adopt(&self, new: &Fresh) {
+    fn in_flight(&self) -> MutexGuard<'_, Vec<Arc<Fresh>>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_in_flight<T>(&self, find: impl Fn(&Fresh) -> Option<T>) -> Option<T> {
+        self.in_flight().iter().find_map(|fresh| find(fresh))
+    }
+
+    /// Objects are being written: from now on they are found, and need not be parsed again.
+    pub fn begin(&self, fresh: Fresh) -> Arc<Fresh> {
+        let fresh = Arc::new(fresh);
+        self.in_flight().push(Arc::clone(&fresh));
         let mut cache = self.cache();
-        for (id, tree) in &new.trees {
+        for (id, tree) in &fresh.trees {
             cache.insert(*id, Parsed::Tree(tree.clone()), tree.entries.len() * 80);
         }
-        for (id, commit) in &new.commits {
+        for (id, commit) in &fresh.commits {
             cache.insert(*id, Parsed::Commit(commit.clone()), 300);
         }
+        drop(cache);
+        fresh
+    }
+
+    /// They were written, or could not be.
+    pub fn end(&self, fresh: &Arc<Fresh>) {
+        self.in_flight().retain(|other| !Arc::ptr_eq(other, fresh));
     }
 }
 
@@ -148,7 +171,14 @@ impl Fresh {
         match self.blobs.get(&id) {
             Some(Content::Bytes(bytes)) => Ok(bytes.clone()),
             Some(Content::File { size, .. }) => Err(ReadError::TooLarge { id, size: *size, limit: 0 }),
-            None => self.stored.read_kind(id, ObjectKind::Blob).map(|object| object.bytes),
+            None => {
+                let in_flight = self.stored.find_in_flight(|fresh| match fresh.blobs.get(&id) {
+                    Some(Content::Bytes(bytes)) => Some(bytes.clone()),
+                    _ => None,
+                });
+                let read = || self.stored.read_kind(id, ObjectKind::Blob).map(|object| object.bytes);
+                in_flight.map_or_else(read, Ok)
+            }
         }
     }
 

@@ -51,7 +51,7 @@ pub struct Options {
     pub create: bool,
     /// Bounds.
     pub limits: Limits,
-    /// Memory for objects lately used, in bytes.
+    /// Memory for trees and commits lately used, in bytes.
     pub cache_bytes: usize,
     /// The disk; tests take one that fails.
     pub disk: datakit_git::Disk,
@@ -85,6 +85,12 @@ struct Inner {
     accounts: Arc<Accounts>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.hub.close();
+    }
+}
+
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("git_dir", &self.git_dir()).finish_non_exhaustive()
@@ -99,7 +105,6 @@ impl Store {
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Store, OpenError> {
         let git = datakit_git::Options {
             durability: options.durability,
-            cache_bytes: options.cache_bytes,
             disk: options.disk.clone(),
             ..datakit_git::Options::default()
         };
@@ -115,7 +120,7 @@ impl Store {
 
     /// A store on any backend.
     pub fn on(backend: Arc<dyn Backend>, options: Options) -> Store {
-        let objects = Arc::new(Objects::new(backend));
+        let objects = Arc::new(Objects::new(backend, options.cache_bytes));
         let hub = Hub::start(objects.clone(), options.limits.updates);
         let identity = (options.author_name, options.author_email);
         let spill_folder = objects.backend.git_dir().map_or_else(std::env::temp_dir, Path::to_owned);
@@ -249,6 +254,20 @@ impl Store {
         let object = NewObject { id, kind, content: Content::Bytes(bytes.into()) };
         self.backend().write(&Batch { objects: vec![object], edits: Vec::new() })?;
         Ok(id)
+    }
+
+    /// Waits until everything that was acknowledged is visible to other programs and on disk, whatever the store was
+    /// opened for.
+    ///
+    /// # Errors
+    /// [`WriteError`] that says what is in the way. It is tried again.
+    pub fn sync(&self) -> Result<(), WriteError> {
+        self.backend().sync()
+    }
+
+    /// What goes wrong behind the commits at present, in one line; it is tried again.
+    pub fn trouble(&self) -> Option<String> {
+        self.backend().trouble().or_else(|| self.hub().trouble())
     }
 
     /// What differs between two trees, sorted by path; `None` is the empty tree.

@@ -14,7 +14,7 @@ use datakit_git::{Batch, Commit, ObjectId, ReadError};
 
 use crate::commit::{CommitError, Move, MoveError, Plan};
 use crate::diff::{Change, diff};
-use crate::history::merge_bases;
+use crate::history::base_tree;
 use crate::merge::{Conflict, MergeDriver, Sides, merge};
 use crate::name::BranchName;
 use crate::store::{Limits, Store};
@@ -270,13 +270,15 @@ impl Transaction {
         let mut state = self.open_state()?;
         let mut fresh = store.fresh();
         let ours = flush::flush(&mut state.overlay, &mut fresh)?;
+        let driver = state.driver.unwrap_or_default();
         let mut base = None;
         for parent in &state.parents {
-            base = base.or(merge_bases(&fresh, *parent, commit)?.first().copied());
+            if base.is_none() {
+                base = base_tree(&mut fresh, *parent, commit, driver)?;
+            }
         }
-        let base = base.map(|base| fresh.commit(base)).transpose()?.map(|commit| commit.tree);
         let sides = Sides { base, ours: Some(ours), theirs: Some(theirs) };
-        let merged = merge(&mut fresh, sides, state.driver.unwrap_or_default())?;
+        let merged = merge(&mut fresh, sides, driver)?;
         // So that both sides can be read while conflicts are resolved. No ref reaches them yet.
         let written = store.backend().write(&Batch { objects: fresh.new.clone(), edits: Vec::new() });
         written.map_err(|error| TransactionError::Io {

@@ -10,6 +10,7 @@ use crate::name::{BranchName, HEADS, TreePath};
 use crate::objects::Objects;
 use crate::store::Store;
 
+mod log;
 mod paths;
 mod slot;
 
@@ -42,12 +43,14 @@ pub enum Start {
     From(Seq),
 }
 
-/// The updates asked for are no longer kept.
+/// The updates asked for are no longer kept, or have not happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("updates before {} are no longer kept; {} was asked for", oldest.0, wanted.0)]
+#[error("update {} was asked for; there are those from {} on, and the next one is {}", wanted.0, oldest.0, next.0)]
 pub struct ResumeError {
     /// The oldest that is kept.
     pub oldest: Seq,
+    /// The next one.
+    pub next: Seq,
     /// What was asked for.
     pub wanted: Seq,
 }
@@ -86,11 +89,18 @@ pub(crate) struct Hub {
     objects: Arc<Objects>,
     state: Mutex<State>,
     moving: Mutex<()>,
+    next_to_move: Mutex<()>,
 }
 
 struct State {
     kept: VecDeque<Update>,
     kept_max: usize,
+    /// Where branches were before the first of `kept`.
+    base: log::Heads,
+    /// How many of `kept`, from its end, the log does not have yet.
+    unlogged: usize,
+    log: Option<log::Log>,
+    has_lost_log: bool,
     next: u64,
     heads: BTreeMap<BranchName, ObjectId>,
     head_slots: HashMap<BranchName, Vec<Weak<Slot<Option<ObjectId>>>>>,
@@ -106,16 +116,33 @@ struct Follower {
 impl Hub {
     /// Starts with the branches as they are, and follows the backend's changes.
     pub fn start(objects: Arc<Objects>, kept_max: usize) -> Arc<Hub> {
+        let kept_max = kept_max.max(1);
+        let now = || heads_now(&objects).unwrap_or_default();
+        let (log, past) = match objects.backend.git_dir() {
+            Some(folder) => log::Log::open(&folder.join("datakit"), objects.hash(), kept_max, now),
+            None => (None, log::Past::new(now)),
+        };
         let state = State {
-            kept: VecDeque::new(),
-            kept_max: kept_max.max(1),
-            next: 1,
-            heads: heads_now(&objects).unwrap_or_default(),
+            heads: past.heads(),
+            kept: past.kept,
+            kept_max,
+            base: past.base,
+            unlogged: 0,
+            log,
+            has_lost_log: false,
+            next: past.next,
             head_slots: HashMap::new(),
             followers: Vec::new(),
             paths: HashMap::new(),
         };
-        let hub = Arc::new(Hub { objects, state: Mutex::new(state), moving: Mutex::default() });
+        let hub = Arc::new(Hub {
+            objects,
+            state: Mutex::new(state),
+            moving: Mutex::default(),
+            next_to_move: Mutex::default(),
+        });
+        // What others moved since the log was written.
+        hub.look_again();
         let weak = Arc::downgrade(&hub);
         let look = move |changed: Changed<'_>| {
             let Some(hub) = weak.upgrade() else { return };
@@ -135,6 +162,8 @@ impl Hub {
     /// To be held from before refs are moved until that is published: whoever looks at the refs meanwhile would take
     /// our moves for others'.
     pub fn moving(&self) -> MutexGuard<'_, ()> {
+        // In turn: a mutex alone lets whoever has it take it again and again while others wait.
+        let _next = self.next_to_move.lock().unwrap_or_else(PoisonError::into_inner);
         self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,8 +216,22 @@ impl Hub {
         }
     }
 
+    /// Whether the log cannot be written.
+    pub fn trouble(&self) -> Option<String> {
+        let lost = "the numbers of updates cannot be written to disk: they end with this server";
+        self.state().has_lost_log.then(|| lost.to_owned())
+    }
+
+    /// Ends the log: numbers go on from there when the repository is opened again.
+    pub fn close(&self) {
+        if let Some(log) = self.state().log.take() {
+            log.close();
+        }
+    }
+
     /// Wakes whoever watches a branch.
     fn spread(&self, mut state: MutexGuard<'_, State>, branch: &BranchName) {
+        state.log();
         let head = state.heads.get(branch).copied();
         let slots: Vec<_> = match state.head_slots.get_mut(branch) {
             Some(slots) => {
@@ -224,9 +267,31 @@ impl State {
         };
         self.kept.push_back(Update { seq: Seq(self.next), branch: branch.clone(), old, new });
         self.next += 1;
-        if self.kept.len() > self.kept_max {
-            self.kept.pop_front();
+        self.unlogged += 1;
+    }
+
+    /// Writes to the log what it does not have yet, before anybody is told; forgets what is too much to keep.
+    fn log(&mut self) {
+        let unlogged = std::mem::take(&mut self.unlogged);
+        if let Some(log) = &mut self.log {
+            let written = if log.lines() > self.kept_max * 2 {
+                log.compact(&self.base, &self.kept, self.next)
+            } else {
+                log.append(self.kept.iter().skip(self.kept.len() - unlogged))
+            };
+            if written.is_err() {
+                log.distrust();
+                self.log = None;
+                self.has_lost_log = true;
+            }
         }
+        while self.kept.len() > self.kept_max {
+            self.kept.pop_front().iter().for_each(|update| log::apply(&mut self.base, update));
+        }
+    }
+
+    fn resume_error(&self, wanted: u64) -> ResumeError {
+        ResumeError { oldest: Seq(self.oldest()), next: Seq(self.next), wanted: Seq(wanted) }
     }
 
     fn oldest(&self) -> u64 {
@@ -280,7 +345,7 @@ impl Updates {
     fn take(&mut self, state: &State) -> Result<Option<Update>, ResumeError> {
         let oldest = state.oldest();
         if self.next < oldest {
-            return Err(ResumeError { oldest: Seq(oldest), wanted: Seq(self.next) });
+            return Err(state.resume_error(self.next));
         }
         let skip = usize::try_from(self.next - oldest).unwrap_or(usize::MAX);
         for update in state.kept.iter().skip(skip) {
@@ -333,10 +398,10 @@ impl Store {
         let mut state = self.hub().state();
         let next = match start {
             Start::Now => state.next,
-            Start::From(seq) if seq.0 < state.oldest() => {
-                return Err(ResumeError { oldest: Seq(state.oldest()), wanted: seq });
+            Start::From(seq) if seq.0 < state.oldest() || seq.0 > state.next => {
+                return Err(state.resume_error(seq.0));
             }
-            Start::From(seq) => seq.0.min(state.next),
+            Start::From(seq) => seq.0,
         };
         state.followers.push(Arc::downgrade(&follower));
         drop(state);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which say what they skip")]
 
+mod behind;
 mod crash;
 mod fault;
 mod git;

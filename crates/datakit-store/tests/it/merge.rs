@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use datakit_store::{CommitError, Store};
+use datakit_store::{BranchName, CommitError, Store, TreePath};
 
-use crate::{commit, fsck, git_command, main_branch, path, repository};
+use crate::{commit, fsck, git, git_command, main_branch, path, repository};
 
 /// A small generator of random numbers; the seed is printed.
 struct Random(u64);
@@ -96,4 +96,72 @@ fn random_merges_are_as_gits() {
     }
     assert!(clean > 10 && conflicts > 10, "{clean} clean, {conflicts} conflicts");
     fsck(folder.path());
+}
+
+/// Commits with random parents, so that many pairs have several best common ancestors.
+#[test]
+fn merges_of_criss_crossed_histories_are_as_gits() {
+    let seed = 0x5eed_0003;
+    println!("seed {seed:#x}");
+    let mut random = Random(seed);
+    let (folder, store) = repository();
+    let files: Vec<String> = (0..6).map(|n| format!("d{}/f{n}", n % 2)).collect();
+    let all: Vec<(&str, &str)> = files.iter().map(|file| (file.as_str(), "0\n")).collect();
+    let (mut clean, mut conflicts, mut virtual_bases) = (0, 0, 0);
+    for round in 0..40 {
+        let branch = |n: usize| BranchName::new(format!("r{round}-{n}")).unwrap();
+        let first = {
+            let transaction = store.begin(&branch(0)).unwrap();
+            all.iter().for_each(|(file, text)| transaction.write_file(&path(file), text.as_bytes()).unwrap());
+            transaction.commit().unwrap()
+        };
+        let mut heads = [first, first];
+        for step in 0..6 {
+            for side in [0, 1] {
+                let transaction = store.begin_at(&branch(2 * step + side + 1), Some(heads[side])).unwrap();
+                let file = &files[usize::try_from(random.below(files.len() as u64)).unwrap()];
+                transaction.write_file(&path(file), format!("{}\n", random.below(4)).as_bytes()).unwrap();
+                heads[side] = transaction.commit().unwrap();
+            }
+            // Each side takes the other's last but keeps its own tree where both changed: a cross.
+            if step % 2 == 1 {
+                let crossed = [0, 1].map(|side: usize| {
+                    let transaction =
+                        store.begin_at(&branch(20 + 2 * step + side), Some(heads[side])).unwrap();
+                    transaction.merge(heads[1 - side]).unwrap();
+                    for conflict in transaction.conflicts() {
+                        let text = format!("{}\n", random.below(4));
+                        transaction
+                            .write_file(&TreePath::parse(&conflict.path).unwrap(), text.as_bytes())
+                            .unwrap();
+                    }
+                    transaction.commit().unwrap()
+                });
+                heads = crossed;
+            }
+        }
+        let last = [0, 1].map(|side| {
+            let transaction = store.begin_at(&branch(40 + side), Some(heads[side])).unwrap();
+            edit(&store, &mut random, &transaction, &files);
+            transaction.commit().unwrap()
+        });
+        let bases = git(folder.path(), &["merge-base", "--all", &last[0].to_string(), &last[1].to_string()]);
+        virtual_bases += usize::from(bases.lines().count() > 1);
+        let transaction = store.begin_at(&branch(50), Some(last[0])).unwrap();
+        let found = transaction.merge(last[1]).unwrap();
+        let arguments = ["merge-tree", "--write-tree", "-X", "no-renames"].map(str::to_owned);
+        let arguments: Vec<String> = arguments.into_iter().chain(last.map(|id| id.to_string())).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = git_command(folder.path(), &arguments).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(found.is_empty(), output.status.success(), "round {round}: {found:?}, git: {said}");
+        if found.is_empty() {
+            assert_eq!(transaction.tree_id().unwrap().to_string(), said.trim(), "round {round}");
+            clean += 1;
+        } else {
+            conflicts += 1;
+        }
+    }
+    println!("{clean} clean, {conflicts} conflicts, {virtual_bases} of several bases");
+    assert!(clean > 3 && conflicts > 3 && virtual_bases > 10);
 }

@@ -1,13 +1,24 @@
 //! `datakit doctor`: what this host offers.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use datakit_git::Survey;
 
 use super::Failure;
 
 /// What to look at.
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Look at this repository too: what servers have left to do in it.
+    #[arg(long, value_name = "PATH")]
+    git: Option<PathBuf>,
+}
+
+/// Small packs are made into a larger one after a minute; if they are that old, they are not.
+const SMALL_PACK_AGE_MAX: Duration = Duration::from_secs(300);
 
 /// One finding.
 struct Finding {
@@ -17,8 +28,8 @@ struct Finding {
 }
 
 /// Prints a line for each thing.
-pub fn run(_: &Arguments) -> Result<(), Failure> {
-    let findings = vec![
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let mut findings = vec![
         fuse(),
         fusermount(),
         program("git", "needed for --auto-push over ssh"),
@@ -26,6 +37,9 @@ pub fn run(_: &Arguments) -> Result<(), Failure> {
         descriptors(),
         v9fs(),
     ];
+    if let Some(path) = &arguments.git {
+        findings.extend(repository(path)?);
+    }
     let mut out = std::io::stdout().lock();
     for Finding { what, found } in &findings {
         let (mark, text) = match found {
@@ -95,6 +109,35 @@ fn descriptors() -> Finding {
         None => Ok("any number of open files".into()),
     };
     Finding { what: "files", found }
+}
+
+/// What is left to do in a repository, and whether there is room for it.
+fn repository(path: &Path) -> Result<[Finding; 3], Failure> {
+    let survey = Survey::of(path).map_err(|error| Failure::usage(format!("--git: {error}")))?;
+    let Survey { small_packs: packs, oldest_small_pack: oldest, .. } = survey;
+    let packs = match oldest {
+        None => Ok("no small packs wait to be made into a larger one".into()),
+        Some(age) if age < SMALL_PACK_AGE_MAX => Ok(format!("{packs} small packs, {} s old", age.as_secs())),
+        Some(age) => Err(format!(
+            "{packs} small packs since {} s: the server cannot pack them (its log says why), or died; serve it again",
+            age.as_secs()
+        )),
+    };
+    let journals = match (survey.journals_alive, survey.journals_dead) {
+        (alive, 0) => Ok(format!("{alive} journals, of servers that run")),
+        (_, dead) => {
+            Err(format!("{dead} journals of servers that died: the next `datakit serve` replays them"))
+        }
+    };
+    let room = match survey.free_bytes >> 20 {
+        free @ ..64 => Err(format!("only {free} MiB are free: commits will fail; make room")),
+        free => Ok(format!("{free} MiB are free")),
+    };
+    Ok([
+        Finding { what: "packs", found: packs },
+        Finding { what: "journals", found: journals },
+        Finding { what: "room", found: room },
+    ])
 }
 
 fn v9fs() -> Finding {

@@ -49,10 +49,13 @@ pub struct Arguments {
     /// Answer Prometheus on this port of 127.0.0.1, or on HOST:PORT.
     #[arg(long, value_name = "PORT")]
     listen_prometheus: Option<String>,
-    /// What an acknowledged commit has survived: `fsync` power failures, `visible` the end of this process, `behind`
-    /// nothing.
+    /// What an acknowledged commit has survived: `fsync` power failures; `visible` the end of this process; `behind`
+    /// nothing until git sees it, some 10 ms later.
     #[arg(long, value_name = "WHEN", default_value = "fsync")]
     durability: String,
+    /// Memory for directories and commits lately used.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    cache: u32,
     /// Say more: once what happens, twice every detail.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -82,7 +85,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let mount =
         arguments.fuse.as_deref().map(|path| mount(&service, path, arguments.allow_other)).transpose()?;
+    let mut trouble = None;
     while !stop.load(Ordering::Acquire) {
+        tell_trouble(&service, &mut trouble);
         match &mount {
             Some(mount) if mount.wait_timeout(LOOK_EVERY) && addresses.is_empty() => break,
             Some(mount) if mount.wait_timeout(Duration::ZERO) => thread::sleep(LOOK_EVERY),
@@ -97,6 +102,19 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Logs what goes wrong behind the commits when it begins, changes and ends.
+fn tell_trouble(service: &Service, known: &mut Option<String>) {
+    let now = service.store().trouble();
+    if now == *known {
+        return;
+    }
+    service.logs().log(Source::Store, Level::Warning, || match &now {
+        Some(trouble) => format!("{trouble}; it is tried again"),
+        None => "what went wrong behind the commits has been made up for".to_owned(),
+    });
+    *known = now;
 }
 
 /// Becomes true on SIGINT, SIGTERM and SIGHUP; the second of them ends the process at once.
@@ -141,7 +159,8 @@ fn open(arguments: &Arguments) -> Result<Store, Failure> {
     match &arguments.git {
         None => Ok(Store::memory()),
         Some(path) => {
-            let options = Options { durability, create: true, ..Options::default() };
+            let cache_bytes = usize::try_from(u64::from(arguments.cache) << 20).unwrap_or(usize::MAX);
+            let options = Options { durability, cache_bytes, create: true, ..Options::default() };
             Store::open(path, options).map_err(|error| Failure::usage(chain(&error)))
         }
     }

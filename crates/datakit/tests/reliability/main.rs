@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which say what they skip and measure")]
 
+mod disk;
 mod git;
 mod history;
 mod kill;

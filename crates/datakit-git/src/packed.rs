@@ -1,0 +1,50 @@
+//! Finds large blobs that a pack holds whole, to be read as they are decompressed.
+//!
+//! A blob that is a delta of another must be put together in memory: those are not found here. Git makes no deltas of
+//! blobs beyond `core.bigFileThreshold`, 512 MiB unless told otherwise.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::inflate::{FileFrom, inflate};
+use crate::reader::Restart;
+use crate::{HashKind, ObjectId, ReadError};
+
+/// Longest header of an entry in a pack, in bytes: type and size, and the base of a delta.
+const HEADER_BYTES_MAX: usize = 64;
+
+/// An entry of a pack, which stays readable when the pack is deleted.
+pub(crate) struct Packed {
+    file: Arc<File>,
+    /// Where its zlib stream begins.
+    offset: u64,
+}
+
+impl Packed {
+    /// Looks for a whole blob of this size in the packs of some `objects` directories.
+    pub fn find(objects: &[PathBuf], hash: HashKind, id: ObjectId, size: u64) -> Option<Packed> {
+        let packs =
+            objects.iter().filter_map(|folder| fs::read_dir(folder.join("pack")).ok()).flatten().flatten();
+        let indexes =
+            packs.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "idx"));
+        indexes.into_iter().find_map(|path| {
+            let index = gix::odb::pack::index::File::at(&path, hash).ok()?;
+            let offset = index.pack_offset_at_index(index.lookup(id)?);
+            let file = File::open(path.with_extension("pack")).ok()?;
+            let mut header = [0; HEADER_BYTES_MAX];
+            let n = std::os::unix::fs::FileExt::read_at(&file, &mut header, offset).ok()?;
+            let entry = gix::odb::pack::data::Entry::from_bytes(&header[..n], offset, hash).ok()?;
+            let is_it =
+                entry.header == gix::odb::pack::data::entry::Header::Blob && entry.decompressed_size == size;
+            is_it.then(|| Packed { file: Arc::new(file), offset: entry.data_offset })
+        })
+    }
+}
+
+impl Restart for Packed {
+    fn restart(&self) -> Result<Box<dyn Read + Send>, ReadError> {
+        Ok(Box::new(inflate(FileFrom { file: self.file.clone(), offset: self.offset })))
+    }
+}
