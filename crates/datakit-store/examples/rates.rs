@@ -20,10 +20,14 @@ fn main() -> Outcome<()> {
     match row.as_str() {
         "one" => writeln!(out, "{:.0}", one(folder, Durability::Fsync, 1500)?)?,
         "visible" => writeln!(out, "{:.0}", one(folder, Durability::Visible, 5000)?)?,
+        "behind" => writeln!(out, "{:.0}", one(folder, Durability::Behind, 30_000)?)?,
+        "lag" => writeln!(out, "{}", lag(folder)?)?,
         "many" => writeln!(out, "{:.0}", many(folder, 64, 200)?)?,
         "loose" => writeln!(out, "{:.0}", loose(folder, 300)?)?,
-        "watch" => writeln!(out, "{}", watch(folder, 1)?)?,
-        "watch-10000" => writeln!(out, "{}", watch(folder, 10_000)?)?,
+        "watch" => writeln!(out, "{}", watch(folder, Durability::Visible, 1)?)?,
+        "watch-behind" => writeln!(out, "{}", watch(folder, Durability::Behind, 1)?)?,
+        "watch-10000" => writeln!(out, "{}", watch(folder, Durability::Visible, 10_000)?)?,
+        "open" => writeln!(out, "{}", open_large(folder)?)?,
         "diff" => writeln!(out, "{}", diff_and_merge(folder)?)?,
         other => return Err(format!("there is no row {other}").into()),
     }
@@ -118,9 +122,38 @@ fn loose(folder: &Path, n: usize) -> Outcome<f64> {
     Ok(n as f64 / began.elapsed().as_secs_f64())
 }
 
-/// From the start of a commit's acknowledgement to the last wake-up: milliseconds at the 50th and 99th percentile.
-fn watch(folder: &Path, watchers: usize) -> Outcome<String> {
-    let store = open(folder, Durability::Visible)?;
+/// Milliseconds at the 50th and 99th percentile, and the most: of each list.
+fn percentiles(times: &mut [Vec<f64>]) -> String {
+    let figures = times.iter_mut().map(|times| {
+        times.sort_by(f64::total_cmp);
+        let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
+        format!("{:.2} {:.2} {:.2}", at(50), at(99), at(100))
+    });
+    figures.collect::<Vec<_>>().join(" ")
+}
+
+/// Milliseconds from an acknowledgement until git would find the commit, when commits are acknowledged before.
+fn lag(folder: &Path) -> Outcome<String> {
+    let store = open(folder, Durability::Behind)?;
+    let main = BranchName::new("main")?;
+    let mut times = Vec::new();
+    for round in 0..500 {
+        let transaction = store.begin(&main)?;
+        transaction.write_file(&TreePath::parse("file")?, round.to_string().as_bytes())?;
+        let commit = format!("{}\n", transaction.commit()?);
+        let began = Instant::now();
+        while fs::read_to_string(folder.join("refs/heads/main")).ok().as_deref() != Some(commit.as_str()) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    Ok(percentiles(&mut [times]))
+}
+
+/// Milliseconds from a commit to the last wake-up: from its acknowledgement (0 where the watcher woke before), and from
+/// its start.
+fn watch(folder: &Path, durability: Durability, watchers: usize) -> Outcome<String> {
+    let store = open(folder, durability)?;
     let main = BranchName::new("main")?;
     put(&store, &main, "a/file", "start")?;
     let path = TreePath::parse("a/file")?;
@@ -129,26 +162,50 @@ fn watch(folder: &Path, watchers: usize) -> Outcome<String> {
         watch.try_next();
     });
     let mut last = watches.pop().ok_or("no watcher")?;
-    let mut times = Vec::new();
-    for round in 0..200 {
-        let began = Instant::now();
-        let waiting = std::thread::spawn(move || {
+    let (to_watcher, rounds) = std::sync::mpsc::channel::<()>();
+    let (to_us, woken) = std::sync::mpsc::channel();
+    let watcher = std::thread::spawn(move || {
+        while rounds.recv().is_ok() {
             let next = last.next(Some(Duration::from_secs(10)));
-            (last, next, Instant::now())
-        });
+            if to_us.send((Instant::now(), matches!(next, Next::Value(Some(_))))).is_err() {
+                return;
+            }
+        }
+    });
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..500 {
+        to_watcher.send(())?;
+        // So that it sleeps already, as watchers do.
+        std::thread::sleep(Duration::from_micros(300));
+        let began = Instant::now();
         put(&store, &main, "a/file", &round.to_string())?;
-        let (back, next, woken) = waiting.join().map_err(|_| "a watcher panicked")?;
-        last = back;
-        if !matches!(next, Next::Value(Some(_))) {
+        let acknowledged = Instant::now();
+        let (woken, is_told) = woken.recv()?;
+        if !is_told {
             return Err("a watcher slept on".into());
         }
         watches
             .iter_mut()
             .try_for_each(|watch| watch.try_next().map(drop).ok_or("a watcher was not told"))?;
-        times.push(woken.duration_since(began).as_secs_f64() * 1000.0);
+        times[0].push(woken.saturating_duration_since(acknowledged).as_secs_f64() * 1000.0);
+        times[1].push(woken.duration_since(began).as_secs_f64() * 1000.0);
     }
-    times.sort_by(f64::total_cmp);
-    Ok(format!("{:.2} {:.2}", times[times.len() / 2], times[times.len() * 99 / 100]))
+    drop(to_watcher);
+    watcher.join().map_err(|_| "a watcher panicked")?;
+    Ok(percentiles(&mut times))
+}
+
+/// Milliseconds until a repository that exists is open, and until a file of `main` is read from it.
+fn open_large(folder: &Path) -> Outcome<String> {
+    let began = Instant::now();
+    let store = Store::open(folder, Options::default())?;
+    let opened = began.elapsed().as_secs_f64() * 1000.0;
+    let file = store.begin(&BranchName::new("main")?)?.read_file(&TreePath::parse("d500/f500")?)?;
+    let read = began.elapsed().as_secs_f64() * 1000.0;
+    if file.is_empty() {
+        return Err("the file is empty".into());
+    }
+    Ok(format!("{opened:.1} {read:.1}"))
 }
 
 /// Milliseconds for a diff and for a merge of 100,000 files with 10 changes; the commits stay for git to try.
