@@ -102,6 +102,63 @@ fn loops_over_all_registers_agree() {
 }
 
 #[test]
+fn accesses_near_one_another_agree_across_pages() {
+    agreed(|a| {
+        let mut top = a.create_label();
+        a.mov(rbx, DATA)?;
+        a.mov(r14, DATA + 0x2000)?;
+        a.mov(rcx, 2000u64)?;
+        a.set_label(&mut top)?;
+        a.add(qword_ptr(rbx + 8), rcx)?;
+        a.mov(rax, qword_ptr(rbx))?;
+        a.xor(dword_ptr(rbx + 61), eax)?;
+        a.push(rax)?;
+        a.push(r14)?;
+        a.mov(r8, qword_ptr(rsp + 8))?;
+        a.pop(r9)?;
+        a.pop(r10)?;
+        a.add(r14, 24)?;
+        a.mov(qword_ptr(r14 - 8), r9)?;
+        a.movzx(edx, byte_ptr(r14 + 1))?;
+        a.adc(rdx, r8)?;
+        a.mov(rbx, rbx)?;
+        a.add(qword_ptr(rbx + 16), rdx)?;
+        a.lea(rbx, qword_ptr(rbx + 5))?;
+        a.mov(qword_ptr(rbx + 32), r10)?;
+        a.sub(rsp, 8)?;
+        a.dec(rcx)?;
+        a.jne(top)?;
+        a.ud2()
+    });
+}
+
+#[test]
+fn a_trace_ends_when_any_of_its_blocks_is_written() {
+    let left = agreed(|a| {
+        let (mut outer, mut top) = (a.create_label(), a.create_label());
+        let (mut second, mut skip) = (a.create_label(), a.create_label());
+        a.mov(rdx, 2u64)?;
+        a.set_label(&mut outer)?;
+        a.mov(ecx, 500)?;
+        a.set_label(&mut top)?;
+        a.add(rax, rcx)?;
+        a.test(rax, rax)?;
+        a.je(skip)?;
+        a.set_label(&mut second)?;
+        a.add(r8, 3)?;
+        a.set_label(&mut skip)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.lea(rsi, ptr(second))?;
+        a.mov(byte_ptr(rsi + 3), 7)?;
+        a.dec(rdx)?;
+        a.jne(outer)?;
+        a.ud2()
+    });
+    assert_eq!(left.regs[8], 500 * 3 + 500 * 7);
+}
+
+#[test]
 fn calls_and_indirect_jumps_agree() {
     agreed(|a| {
         let (mut f, mut top, mut on) = (a.create_label(), a.create_label(), a.create_label());

@@ -454,7 +454,12 @@ impl Blocks {
 
     fn remove(&mut self, key: Key) {
         let Some(block) = self.by_key.remove(&key) else { return };
-        self.jit.remove(key);
+        for other in self.jit.remove(key) {
+            if let Some(block) = self.by_key.get(&other) {
+                block.code.set((0, 0));
+                block.heat.set(0);
+            }
+        }
         self.bytes -= block.size();
         for span in &block.spans {
             self.forget(span.page, key);

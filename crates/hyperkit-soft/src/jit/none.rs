@@ -30,7 +30,9 @@ impl Jit {
     }
 
     /// Drops the translation of a block.
-    pub fn remove(&mut self, _key: Key) {}
+    pub fn remove(&mut self, _key: Key) -> Vec<Key> {
+        Vec::new()
+    }
 
     /// Translations of addresses of an address space changed.
     pub fn space_changed(&mut self, _space: usize) {}

@@ -251,10 +251,11 @@ impl Asm {
         self.out.push(count);
     }
 
-    /// `test dword [mem], value`
-    pub fn test_mem(&mut self, mem: Mem, value: u32) {
-        self.reg_mem(false, &[0xf7], 0, mem);
-        self.bytes(&value.to_le_bytes());
+    /// `test` of the byte in `mem` that the bits of `value` are in: the first one, or the second
+    pub fn test_mem(&mut self, mem: Mem, value: u16) {
+        let second = value > 0xff;
+        self.reg_mem(false, &[0xf6], 0, Mem { disp: mem.disp + i32::from(second), ..mem });
+        self.out.push(if second { value >> 8 } else { value } as u8);
     }
 
     /// `jmp target`; gives the offset of the displacement.

@@ -2,14 +2,28 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
+use super::access::Miss;
 use super::asm::{Mem, cond, host};
 use super::emit::{Cold, ColdKind, Emit};
-use super::flags::{ALL, Place};
+use super::flags::{ALL, Place, SAVED_OF, SAVED_SHIFT};
 use super::frame::{FLAGS, PAGE, SCRATCH, host_of, spilled_at};
 use super::helpers::Kind;
+use super::trace::Follow;
 
-/// Bits of RFLAGS by the condition that looks at them alone: CF, ZF, SF, OF, PF, and CF or ZF.
-const ALONE: [(u8, u32); 6] = [(0, 1 << 11), (2, 1), (4, 1 << 6), (6, 0x41), (8, 1 << 7), (10, 1 << 2)];
+/// Saved flags by the condition that looks at them alone: OF, CF, ZF, CF or ZF, SF, PF.
+const ALONE: [(u8, u16); 6] = [
+    (0, SAVED_OF as u16),
+    (2, saved(1)),
+    (4, saved(1 << 6)),
+    (6, saved(0x41)),
+    (8, saved(1 << 7)),
+    (10, saved(1 << 2)),
+];
+
+/// Where the frame has flags of the low byte of RFLAGS.
+const fn saved(rflags: u16) -> u16 {
+    rflags << SAVED_SHIFT
+}
 
 impl Emit<'_> {
     /// Ends the block with a branch. False, with nothing emitted, if it is of a kind that is left to the interpreter.
@@ -48,7 +62,22 @@ impl Emit<'_> {
         self.far(target as i32);
     }
 
-    fn jcc(&mut self, instruction: &Instruction, target: i64) {
+    /// Goes on in the trace after the branch that ends one of its blocks.
+    pub fn pass(&mut self, instruction: &Instruction, follow: Follow) {
+        if instruction.flow_control() != FlowControl::ConditionalBranch {
+            return;
+        }
+        let condition = self.condition(instruction);
+        let (inverted, other) = match follow {
+            Follow::Target => (1, instruction.next_ip()),
+            _ => (0, instruction.near_branch_target()),
+        };
+        let from = self.asm.jcc(condition ^ inverted, 0);
+        self.leave_to(from, other.wrapping_sub(self.page) as i64);
+    }
+
+    /// Sees to it that the host can tell whether a conditional branch is taken; by which condition.
+    fn condition(&mut self, instruction: &Instruction) -> u8 {
         let mut condition = (instruction.condition_code() as u8).wrapping_sub(1) & 15;
         let alone = ALONE.into_iter().find(|(even, _)| *even == condition & !1);
         match (self.flags.place, alone) {
@@ -58,6 +87,11 @@ impl Emit<'_> {
             }
             _ => self.flags.need_host(&mut self.asm, ALL),
         }
+        condition
+    }
+
+    fn jcc(&mut self, instruction: &Instruction, target: i64) {
+        let condition = self.condition(instruction);
         let from = self.asm.jcc(condition, 0);
         self.branch_to(from, target);
         let next = instruction.next_ip().wrapping_sub(self.page) as i64;
@@ -65,32 +99,32 @@ impl Emit<'_> {
     }
 
     /// Pushes the address after `instruction`; gives the branches to the rare way.
-    fn push_return(&mut self, instruction: &Instruction) -> [usize; 2] {
-        self.asm.lea(true, host::R14, Mem::at(host::R13, -8));
-        let from = self.check(8, true, false);
-        self.asm.lea(true, host::R15, Mem { base: Some(host::R15), index: Some((host::R14, 0)), disp: 0 });
+    fn push_return(&mut self, instruction: &Instruction) -> Miss {
+        let found = self.on_stack(-8, true);
+        let at = self.fold(found.at);
         let next = instruction.next_ip().wrapping_sub(self.page) as i32;
         self.asm.load(host::R14, PAGE);
         self.asm.lea(true, host::R14, Mem::at(host::R14, next));
-        self.asm.store(Mem::at(host::R15, 0), host::R14);
+        self.asm.store(at, host::R14);
         self.asm.lea(true, host::R13, Mem::at(host::R13, -8));
-        from
+        found.miss
     }
 
     fn call(&mut self, instruction: &Instruction, target: i64) {
         self.flags.need_frame(&mut self.asm);
-        let from = self.push_return(instruction);
-        self.redo(from, instruction, 0);
+        let miss = self.push_return(instruction);
+        self.redo(miss, instruction, 0);
         self.go(target);
     }
 
-    /// The branches at `from` leave the instruction, which ends the block, to the interpreter, after `rsp` is added
+    /// The branches of `miss` leave the instruction, which ends the block, to the interpreter, after `rsp` is added
     /// to the guest's RSP. The flags are in the frame.
-    pub fn redo(&mut self, from: [usize; 2], instruction: &Instruction, rsp: i32) {
+    pub fn redo(&mut self, miss: impl Into<Miss>, instruction: &Instruction, rsp: i32) {
+        let Miss { from, single } = miss.into();
         let near = !matches!(instruction.mnemonic(), Mnemonic::Cli | Mnemonic::Sti | Mnemonic::Popfq);
         let site = self.site(instruction, if near { Kind::Branch } else { Kind::Last });
         let back = self.asm.here();
-        let kind = ColdKind::Slow { site, recipe: None, rsp, flags_in_host: false, back };
+        let kind = ColdKind::Slow { single, site, recipe: None, rsp, flags_in_host: false, back };
         self.cold.push(Cold { from, kind });
     }
 
@@ -125,8 +159,8 @@ impl Emit<'_> {
         }
         if calls {
             self.asm.store(SCRATCH, host::R14);
-            let from = self.push_return(instruction);
-            self.redo(from, instruction, 0);
+            let miss = self.push_return(instruction);
+            self.redo(miss, instruction, 0);
             self.asm.load(host::R14, SCRATCH);
         }
         let miss = self.look_up();
@@ -140,10 +174,9 @@ impl Emit<'_> {
         }
         let drop = instruction.stack_pointer_increment();
         self.flags.need_frame(&mut self.asm);
-        self.asm.mov(host::R14, host::R13);
-        let from = self.check(8, false, false);
-        self.redo(from, instruction, 0);
-        self.asm.load(host::R14, Mem { base: Some(host::R15), index: Some((host::R14, 0)), disp: 0 });
+        let found = self.on_stack(0, false);
+        self.redo(found.miss, instruction, 0);
+        self.asm.load(host::R14, found.at);
         self.asm.lea(true, host::R13, Mem::at(host::R13, drop));
         let miss = self.look_up();
         self.redo([miss, 0], instruction, -drop);

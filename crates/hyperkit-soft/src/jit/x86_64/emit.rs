@@ -2,14 +2,15 @@
 
 use iced_x86::{Instruction, InstructionInfoFactory};
 
+use super::access::{Miss, Single};
 use super::asm::{Asm, Mem, alu, cond, host};
 use super::flags::{self, Place, Recipe, Tracker};
-use super::frame::{BASES, BUDGET, PAGE, TLB, VECTORS, host_of, spilled_at};
+use super::frame::{BASES, PAGE, SHARES, VECTORS, budget_of, host_of, spilled_at};
 use super::helpers::{Kind, Site};
 use super::state::{Link, State};
+use super::windows::Member;
 use crate::cpu::{CodeSize, seg};
 use crate::decode::Context;
-use crate::mem::{TLB_ENTRIES, TlbEntry};
 
 /// Code that is run rarely, emitted behind the block.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Cold {
 pub enum ColdKind {
     /// The instruction of a site is left to the interpreter.
     Slow {
+        /// What is tried first.
+        single: Option<Single>,
         /// The site.
         site: u32,
         /// How to make the flags, if they are nowhere.
@@ -55,6 +58,15 @@ pub enum ColdKind {
         /// See above.
         save: bool,
     },
+    /// The trace is left by a branch to this distance from the page.
+    Side {
+        /// See above.
+        distance: i64,
+        /// Instructions that were counted and are not executed.
+        rest: u32,
+        /// Where the flags are.
+        place: Place,
+    },
     /// Vector registers are to be loaded; if that cannot be, the instruction of the site is left to the interpreter.
     LoadVectors {
         /// The site.
@@ -78,9 +90,13 @@ pub struct Emit<'a> {
     pub page: u64,
     /// Its physical address.
     pub phys: u64,
-    /// Where the block begins in it.
+    /// Where the current block begins in it.
     pub block: u32,
-    /// Instructions of the block.
+    /// Where the last of the trace's blocks begins.
+    pub furthest: u32,
+    /// Which budget the trace takes its instructions from.
+    pub share: u8,
+    /// Instructions of the trace.
     pub total: u32,
     /// Of these, before the current one.
     pub before: u32,
@@ -88,6 +104,10 @@ pub struct Emit<'a> {
     pub counted: bool,
     /// What is known to be loaded of the vector registers: 1 for XMM, 2 for YMM.
     pub vectors: i32,
+    /// For each instruction of the trace the window that its access belongs to.
+    pub windows: Vec<Option<Member>>,
+    /// A bit for each window that was looked up and holds.
+    pub opened: u32,
     /// Rare code.
     pub cold: Vec<Cold>,
     /// Sites whose `resume` is an offset in this code: number and offset.
@@ -97,18 +117,6 @@ pub struct Emit<'a> {
     /// Tells which registers an instruction writes.
     pub info: InstructionInfoFactory,
 }
-
-/// Offset of an entry's part that says whether an access is allowed.
-const fn tag_offset(write: bool) -> i32 {
-    let offset =
-        if write { std::mem::offset_of!(TlbEntry, write) } else { std::mem::offset_of!(TlbEntry, read) };
-    offset as i32
-}
-
-/// log2 of the size of a TLB entry.
-const ENTRY_SHIFT: u8 = 5;
-
-const _: () = assert!(size_of::<TlbEntry>() == 1 << ENTRY_SHIFT);
 
 impl Emit<'_> {
     /// A site for an instruction.
@@ -136,11 +144,12 @@ impl Emit<'_> {
         self.resumes.push((site, self.asm.here()));
         self.flags = Tracker::at(Place::Frame);
         self.vectors = 0;
+        self.opened = 0;
     }
 
     /// Takes the block's instructions from the budget and leaves if it is used up. RFLAGS are overwritten.
     pub fn count(&mut self, instruction: &Instruction, kind: Kind) {
-        self.asm.alu_mem_imm(true, alu::SUB, BUDGET, self.total as i32);
+        self.asm.alu_mem_imm(true, alu::SUB, budget_of(self.share), self.total as i32);
         self.counted = true;
         let from = self.asm.jcc(cond::S, 0);
         let site = self.site(instruction, kind);
@@ -150,10 +159,29 @@ impl Emit<'_> {
 
     /// Takes them from the budget, which may become negative; RFLAGS are as before.
     pub fn count_only(&mut self) {
-        self.asm.load(host::R14, BUDGET);
+        self.asm.load(host::R14, budget_of(self.share));
         self.asm.lea(true, host::R14, Mem::at(host::R14, -(self.total as i32)));
-        self.asm.store(BUDGET, host::R14);
+        self.asm.store(budget_of(self.share), host::R14);
         self.counted = true;
+    }
+
+    /// The same the other way round. To another share: this one was taken from a moment ago.
+    fn give_back(&mut self, rest: u32) {
+        let budget = budget_of((self.share + SHARES as u8 / 2) % SHARES as u8);
+        self.asm.load(host::R14, budget);
+        self.asm.lea(true, host::R14, Mem::at(host::R14, rest as i32));
+        self.asm.store(budget, host::R14);
+    }
+
+    /// A branch at displacement `from` that leaves the trace after the current instruction.
+    pub fn leave_to(&mut self, from: usize, distance: i64) {
+        let rest = self.total - self.before - 1;
+        if rest == 0 {
+            self.branch_to(from, distance);
+            return;
+        }
+        let kind = ColdKind::Side { distance, rest, place: self.flags.place };
+        self.cold.push(Cold { from: [from, 0], kind });
     }
 
     /// A branch at displacement `from` to where the guest's RIP is `distance` from the page.
@@ -163,7 +191,7 @@ impl Emit<'_> {
             let link = Link {
                 at: self.asm.base + from,
                 page: self.phys,
-                block: self.block,
+                block: self.furthest,
                 offset: distance as u32,
                 flags_in_host: save,
                 stub: 0,
@@ -256,38 +284,18 @@ impl Emit<'_> {
         Mem { base, index: index.map(|index| (index, scale)), disp }
     }
 
-    /// Checks that `bytes` bytes at the linear address in R14 may be read or written, and are in one page of RAM. Then
-    /// R15 is the host address of the page and R14 the offset in it. Otherwise the code branches to a rare way;
-    /// its displacements (0 for none) are given. RFLAGS are overwritten.
-    pub fn check(&mut self, bytes: u32, write: bool, aligned: bool) -> [usize; 2] {
-        self.flags.before_clobber(&mut self.asm);
-        self.asm.mov32(host::R15, host::R14);
-        self.asm.shr32(host::R15, 12 - ENTRY_SHIFT);
-        self.asm.alu_imm(false, alu::AND, host::R15, ((TLB_ENTRIES - 1) << ENTRY_SHIFT) as i32);
-        self.asm.alu_mem(true, alu::ADD, host::R15, TLB);
-        self.asm.alu_mem(true, alu::SUB, host::R14, Mem::at(host::R15, tag_offset(write)));
-        self.asm.alu_imm(true, alu::CMP, host::R14, 4096 - bytes as i32);
-        let outside = self.asm.jcc(cond::A, 0);
-        let mut crooked = 0;
-        if aligned {
-            self.asm.reg_reg(false, &[0xf6], 0, host::R14); // test r14b, bytes - 1
-            self.asm.out.push((bytes - 1) as u8);
-            crooked = self.asm.jcc(cond::NE, 0);
-        }
-        self.asm.load(host::R15, Mem::at(host::R15, std::mem::offset_of!(TlbEntry, host) as i32));
-        [outside, crooked]
-    }
-
-    /// Has the branches at `from` leave an instruction to the interpreter and go on after it, which is what is emitted
+    /// Has the branches of `miss` leave an instruction to the interpreter and go on after it, which is what is emitted
     /// next. To be called when the instruction has been emitted; `recipe` makes the flags of before it.
-    pub fn slow(&mut self, from: [usize; 2], instruction: &Instruction, recipe: Option<Recipe>) {
+    pub fn slow(&mut self, miss: impl Into<Miss>, instruction: &Instruction, recipe: Option<Recipe>) {
+        let Miss { from, single } = miss.into();
         let site = self.site(instruction, Kind::Rare);
         let flags_in_host = matches!(self.flags.place, Place::Host | Place::Both);
         let back = self.asm.here();
-        self.cold.push(Cold { from, kind: ColdKind::Slow { site, recipe, rsp: 0, flags_in_host, back } });
+        let kind = ColdKind::Slow { single, site, recipe, rsp: 0, flags_in_host, back };
+        self.cold.push(Cold { from, kind });
     }
 
-    /// The recipe that the rare way of an access needs: call after [`Emit::check`].
+    /// The recipe that the rare way of an access needs: call when it has been found.
     pub fn slow_recipe(&self) -> Option<Recipe> {
         if self.flags.place == Place::Recipe { self.flags.recipe } else { None }
     }
@@ -310,18 +318,23 @@ impl Emit<'_> {
 
     /// Emits the rare code.
     pub fn finish(&mut self) {
-        for cold in std::mem::take(&mut self.cold) {
-            for from in cold.from.into_iter().filter(|from| *from != 0) {
-                self.asm.land(from);
+        while !self.cold.is_empty() {
+            for cold in std::mem::take(&mut self.cold) {
+                for from in cold.from.into_iter().filter(|from| *from != 0) {
+                    self.asm.land(from);
+                }
+                self.rare(cold.kind);
             }
-            self.rare(cold.kind);
         }
     }
 
     fn rare(&mut self, kind: ColdKind) {
         let stubs = self.state.stubs;
         match kind {
-            ColdKind::Slow { site, recipe, rsp, flags_in_host, back } => {
+            ColdKind::Slow { single, site, recipe, rsp, flags_in_host, back } => {
+                if let Some(single) = single {
+                    self.single(&single);
+                }
                 if let Some(recipe) = recipe {
                     Tracker { place: Place::Recipe, recipe: Some(recipe) }.remake(&mut self.asm);
                     flags::save(&mut self.asm);
@@ -358,6 +371,12 @@ impl Emit<'_> {
                     flags::save(&mut self.asm);
                 }
                 self.far(distance);
+            }
+            ColdKind::Side { distance, rest, place } => {
+                self.flags = Tracker::at(place);
+                self.give_back(rest);
+                let from = self.asm.jmp(0);
+                self.branch_to(from, distance);
             }
             ColdKind::LoadVectors { site, upper, back } => {
                 self.asm.call(if upper { stubs.load_ymm } else { stubs.load_xmm });

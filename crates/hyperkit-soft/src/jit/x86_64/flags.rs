@@ -6,6 +6,7 @@
 
 use super::asm::{Asm, host};
 use super::frame::FLAGS;
+use crate::flags::bit;
 
 /// The six arithmetic flags, as `iced_x86` has them.
 pub const ALL: u32 = 0x3f;
@@ -67,7 +68,7 @@ impl Tracker {
         Tracker { place, recipe: None }
     }
 
-    /// Sees to it that they are in the frame.
+    /// Sees to it that they are in the frame. May overwrite R15.
     pub fn need_frame(&mut self, asm: &mut Asm) {
         match self.place {
             Place::Both | Place::Frame => return,
@@ -78,7 +79,7 @@ impl Tracker {
         self.place = Place::Both;
     }
 
-    /// Prepares for code that overwrites RFLAGS.
+    /// Prepares for code that overwrites RFLAGS. May overwrite R15.
     pub fn before_clobber(&mut self, asm: &mut Asm) {
         match self.place {
             Place::Host if self.recipe.is_some() => self.place = Place::Recipe,
@@ -113,7 +114,7 @@ impl Tracker {
         self.place == Place::Frame && mask & !CF != 0
     }
 
-    /// Registers of `mask` are about to be written by an instruction that does not overwrite all flags.
+    /// Registers of `mask` are about to be written by an instruction that does not overwrite all flags. May overwrite R15.
     pub fn before_write(&mut self, asm: &mut Asm, mask: u16) {
         if self.recipe.is_none_or(|recipe| recipe.reads & mask == 0) {
             return;
@@ -137,33 +138,48 @@ impl Tracker {
     }
 }
 
-/// RFLAGS to the frame. The place is 8 bytes below RSP for a moment, where no signal handler writes.
+/// OF in what the frame holds: LAHF and SETO are less work for the host than PUSHFQ.
+pub const SAVED_OF: u32 = 1;
+
+/// How far up the other flags are in what the frame holds, from where RFLAGS has them.
+pub const SAVED_SHIFT: u8 = 8;
+
+/// RFLAGS to what the frame holds of it.
+pub fn pack(rflags: u64) -> u64 {
+    let of = if rflags & bit::OF != 0 { u64::from(SAVED_OF) } else { 0 };
+    ((rflags & bit::ARITHMETIC & 0xff) << SAVED_SHIFT) | of
+}
+
+/// The arithmetic flags of RFLAGS from what the frame holds.
+pub fn unpack(saved: u64) -> u64 {
+    let of = if saved & u64::from(SAVED_OF) != 0 { bit::OF } else { 0 };
+    ((saved >> SAVED_SHIFT) & bit::ARITHMETIC & 0xff) | of
+}
+
+/// RFLAGS to the frame; overwrites R15. Above its 16 bits the place gets what RAX has there.
 pub fn save(asm: &mut Asm) {
-    asm.bytes(&[0x48, 0x8d, 0x64, 0x24, 0x08]); // lea rsp, [rsp + 8]
-    asm.out.push(0x9c); // pushfq
+    asm.mov(host::R15, host::RAX);
+    asm.out.push(0x9f); // lahf
+    asm.bytes(&[0x0f, 0x90, 0xc0]); // seto al
+    asm.store(FLAGS, host::RAX);
+    asm.mov(host::RAX, host::R15);
 }
 
 /// Bytes of what [`save`] emits.
-pub const SAVE_BYTES: u8 = 6;
+pub const SAVE_BYTES: u8 = 14;
 
 /// The flags of `mask`, at least, from the frame to RFLAGS; overwrites R14 unless it is only CF.
 pub fn restore(asm: &mut Asm, mask: u32) {
     if mask & !CF == 0 {
-        asm.reg_mem(false, &[0x0f, 0xba], 4, FLAGS); // bt dword [flags], 0
-        asm.out.push(0);
+        asm.reg_mem(false, &[0x0f, 0xba], 4, FLAGS); // bt dword [flags], 8
+        asm.out.push(SAVED_SHIFT);
         return;
     }
     asm.mov(host::R14, host::RAX);
+    asm.reg_mem(false, &[0x0f, 0xb7], host::RAX, FLAGS); // movzx eax, word [flags]
     if mask & OF != 0 {
-        asm.load32(host::RAX, FLAGS);
-        asm.bytes(&[0x80, 0xe4, 0x08]); // and ah, 8: OF
-        asm.bytes(&[0x80, 0xc4, 0x78]); // add ah, 0x78: overflows if it was set
-        asm.bytes(&[0x88, 0xc4]); // mov ah, al
-    } else {
-        asm.bytes(&[0x8a, 0x24, 0x24]); // mov ah, [flags]
+        asm.bytes(&[0x04, 0x7f]); // add al, 0x7f: overflows if it was set
     }
     asm.out.push(0x9e); // sahf
     asm.mov(host::RAX, host::R14);
 }
-
-const _: () = assert!(FLAGS.disp == 0);

@@ -8,24 +8,33 @@ use super::lookup::JumpTable;
 use crate::cpu::Cpu;
 use crate::mem::Tlb;
 
+/// Blocks are divided into so many shares, each with a budget of its own. A counter in memory is ready again only when
+/// the host has forwarded its last store, after some 5 to 7 cycles: short blocks that follow one another would wait for it.
+pub const SHARES: usize = 4;
+
+/// Windows that a trace can have, see [`super::windows`].
+pub const WINDOWS: usize = 6;
+
 /// The frame, at RSP while translated code runs.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Frame {
-    /// RFLAGS, of which the arithmetic flags count, where they are not in the host's.
+    /// The arithmetic flags, where they are not in RFLAGS of the host, as [`super::flags::pack`] has them.
     pub flags: u64,
-    /// The processor.
-    pub cpu: *mut Cpu,
     /// The TLB that applies.
     pub tlb: *mut Tlb,
     /// RIP of the page that the current block begins in.
     pub page: u64,
-    /// Instructions left before a look around; negative: it is due.
-    pub budget: i64,
+    /// Instructions left before a look around, for each share of the blocks; negative: it is due.
+    pub budgets: [i64; SHARES],
     /// The table of where indirect jumps lead, for the current privilege.
     pub jumps: *const JumpTable,
     /// R13, R14 and R15 of the guest.
     pub spilled: [u64; 3],
+    /// Host addresses of the current trace's windows; 0 for one that is not to be used.
+    pub windows: [usize; WINDOWS],
+    /// The processor.
+    pub cpu: *mut Cpu,
     /// Bases of FS and GS.
     pub bases: [u64; 2],
     /// Where the processor's code goes on after a call of ours.
@@ -43,7 +52,7 @@ pub struct Frame {
     /// MXCSR as Rust code expects it.
     pub mxcsr: u32,
     /// Fills up so that RSP is a multiple of 16 in translated code.
-    pub fill: u32,
+    pub fill: [u32; 3],
 }
 
 /// What is loaded into the frame and taken out of it.
@@ -54,7 +63,7 @@ pub struct Exchange {
     pub flags: u64,
     /// [`Frame::page`]
     pub page: u64,
-    /// [`Frame::budget`]
+    /// What is left of [`Frame::budgets`], all together.
     pub budget: i64,
     /// [`Frame::jumps`], as an address.
     pub jumps: usize,
@@ -94,7 +103,8 @@ places! {
     CPU = cpu;
     TLB = tlb;
     PAGE = page;
-    BUDGET = budget;
+    BUDGETS = budgets;
+    WINDOW = windows;
     JUMPS = jumps;
     SPILLED = spilled;
     BASES = bases;
@@ -115,6 +125,16 @@ pub const fn cpu_at(register: u8, offset: usize) -> Mem {
 /// Offset of general register `n`.
 pub const fn gpr_offset(n: u8) -> usize {
     offset_of!(Cpu, regs) + 8 * n as usize
+}
+
+/// The budget of a share of the blocks.
+pub const fn budget_of(share: u8) -> Mem {
+    Mem::frame(BUDGETS.disp + 8 * share as i32)
+}
+
+/// The host address of a window.
+pub const fn window_of(slot: u8) -> Mem {
+    Mem::frame(WINDOW.disp + 8 * slot as i32)
 }
 
 /// Where the frame has a guest register that is not in a host register.

@@ -3,6 +3,7 @@
 
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 
+use super::access::Access;
 use super::asm::{Mem, host};
 use super::classify::{self, FlagUse, Writes, flag_use};
 use super::emit::Emit;
@@ -153,20 +154,18 @@ impl Emit<'_> {
         let size = instruction.memory_size().size() as u32;
         let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
         let aligned = size > 1 && (locked || classify::must_be_aligned(instruction));
-        self.address(instruction);
-        let from = self.check(size, plan.writes_memory, aligned);
+        if usage.writes == Writes::Nothing && usage.reads == 0 {
+            self.flags.before_write(&mut self.asm, written);
+        }
+        let found = self.operand(instruction, Access { bytes: size, write: plan.writes_memory, aligned });
         let recipe = self.slow_recipe();
         let folds = plan.spills[0].is_some() || self.flags.needs_scratch(usage.reads);
-        let mut rm = Mem { base: Some(host::R15), index: Some((host::R14, 0)), disp: 0 };
-        if folds {
-            self.asm.lea(true, host::R15, rm);
-            rm = Mem::at(host::R15, 0);
-        }
+        let rm = if folds { self.fold(found.at) } else { found.at };
         if usage.reads != 0 {
             self.flags.need_host(&mut self.asm, usage.reads);
-        }
-        if usage.writes == Writes::Nothing {
-            self.flags.before_write(&mut self.asm, written);
+            if usage.writes == Writes::Nothing {
+                self.flags.before_write(&mut self.asm, written);
+            }
         }
         self.fill(plan);
         encoding.emit(&mut self.asm, plan.reg, Some(Rm::Memory(rm)), plan.vvvv);
@@ -174,7 +173,7 @@ impl Emit<'_> {
         if usage.writes != Writes::Nothing {
             self.flags.overwritten(None);
         }
-        self.slow(from, instruction, recipe);
+        self.slow(found.miss, instruction, recipe);
     }
 
     /// Loads the operands that are not in host registers.

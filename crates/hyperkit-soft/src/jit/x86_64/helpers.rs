@@ -2,15 +2,16 @@
 //!
 //! They get the processor in the state between two instructions, but for the flags, which are in the frame.
 
-use super::frame::{Frame, reason};
+use super::flags::{pack, unpack};
+use super::frame::{Frame, WINDOWS, reason};
 use crate::cpu::{Cpu, seg};
 use crate::op::{BLOCK, Flow, Op};
 
-/// Instructions between two looks at interrupts and timers.
+/// Instructions of a share of the blocks between two looks at interrupts and timers.
 pub const BUDGET: i64 = 4096;
 
 /// What a budget counts for in [`crate::decode::blocks::Blocks::countdown`], which is in blocks.
-pub const COUNTED: u32 = 32;
+const COUNTED: u32 = 32;
 
 /// An instruction of a translation that the interpreter can execute instead.
 #[derive(Debug, Clone, Copy)]
@@ -72,9 +73,9 @@ pub unsafe extern "sysv64" fn look(cpu: *mut Cpu, frame: *mut Frame) -> u32 {
     // SAFETY: the caller's promise.
     let (cpu, frame) = unsafe { (&mut *cpu, &mut *frame) };
     let site = site_of(cpu, frame);
-    cpu.blocks.countdown = cpu.blocks.countdown.saturating_sub(COUNTED);
+    let used = cpu.blocks.jit.refill(&mut frame.budgets);
+    cpu.blocks.countdown = cpu.blocks.countdown.saturating_sub(counts(used));
     if !cpu.is_due() {
-        cpu.blocks.jit.grant(&mut frame.budget);
         frame.resume = site.resume;
         return 0;
     }
@@ -85,12 +86,17 @@ pub unsafe extern "sysv64" fn look(cpu: *mut Cpu, frame: *mut Frame) -> u32 {
         }
         let op = &site.op;
         cpu.rip = block_rip(frame, &site).wrapping_add(u64::from(op.at) + u64::from(op.len));
-        frame.budget += i64::from(site.counted) - i64::from(site.before + 1);
+        frame.budgets[0] += i64::from(site.counted) - i64::from(site.before + 1);
         return reason::LOOK;
     }
     cpu.rip = block_rip(frame, &site).wrapping_add(u64::from(site.op.at));
-    frame.budget += i64::from(site.counted) - i64::from(site.before);
+    frame.budgets[0] += i64::from(site.counted) - i64::from(site.before);
     reason::LOOK
+}
+
+/// What so many instructions count for in [`crate::decode::blocks::Blocks::countdown`].
+pub fn counts(instructions: i64) -> u32 {
+    (instructions.max(0) * i64::from(COUNTED) / BUDGET) as u32
 }
 
 fn block_rip(frame: &Frame, site: &Site) -> u64 {
@@ -102,23 +108,24 @@ fn execute(cpu: &mut Cpu, frame: &mut Frame, site: &Site) -> u32 {
     let rip = block_rip(frame, site);
     cpu.regs[usize::from(BLOCK)] = rip;
     if site.flags {
-        cpu.flags.set_arithmetic(frame.flags);
+        cpu.flags.set_arithmetic(unpack(frame.flags));
     }
     // Past every op: cleared by what has the block end here.
     cpu.blocks.limit = std::ptr::without_provenance(usize::MAX);
     let flow = (op.run)(cpu, op);
     if site.flags {
-        frame.flags = cpu.flags.arithmetic();
+        frame.flags = pack(cpu.flags.arithmetic());
     }
     let counted = i64::from(site.counted) - i64::from(site.before);
     match flow {
         Ok(Flow::Next) => {
             if cpu.blocks.limit.is_null() || matches!(site.kind, Kind::Last | Kind::Branch) {
                 cpu.rip = rip.wrapping_add(u64::from(op.at) + u64::from(op.len));
-                frame.budget += counted - 1;
+                frame.budgets[0] += counted - 1;
                 return if cpu.blocks.limit.is_null() { reason::LOOK } else { reason::MISS };
             }
             frame.tlb = cpu.tlb;
+            frame.windows = [0; WINDOWS];
             frame.bases = [cpu.seg_base[seg::FS], cpu.seg_base[seg::GS]];
             if site.kind == Kind::Untranslated {
                 frame.vectors = 0;
@@ -127,12 +134,12 @@ fn execute(cpu: &mut Cpu, frame: &mut Frame, site: &Site) -> u32 {
             0
         }
         Ok(Flow::Leave) => {
-            frame.budget += counted - 1;
+            frame.budgets[0] += counted - 1;
             let goes_on = site.kind == Kind::Branch && !cpu.blocks.limit.is_null();
             if goes_on { reason::MISS } else { reason::LOOK }
         }
         Err(_) => {
-            frame.budget += counted;
+            frame.budgets[0] += counted;
             cpu.jit.fault = rip.wrapping_add(u64::from(op.at));
             reason::FAULT
         }

@@ -1,6 +1,7 @@
 //! The translator for x86-64 hosts: guest code stays what it is, but for registers that are renamed and memory operands
 //! that go through the TLB.
 
+mod access;
 mod asm;
 mod branch;
 mod classify;
@@ -16,9 +17,9 @@ mod stack;
 mod state;
 mod stubs;
 mod system;
+mod trace;
 mod translate;
-
-use hyperkit_mem::GuestAddr;
+mod windows;
 
 use super::{Left, Loose, Tiers};
 use crate::cpu::{CodeSize, Cpu};
@@ -55,11 +56,9 @@ impl Jit {
         (generation == current && entry != 0).then_some(entry)
     }
 
-    /// Drops the translation of a block.
-    pub fn remove(&mut self, key: Key) {
-        if let Some(state) = &mut self.state {
-            state.remove(key);
-        }
+    /// Drops the translations that a block is in. The other blocks that are then without one are given.
+    pub fn remove(&mut self, key: Key) -> Vec<Key> {
+        self.state.as_mut().map_or_else(Vec::new, |state| state.remove(key))
     }
 
     /// Translations of addresses of an address space changed.
@@ -102,10 +101,8 @@ impl Jit {
         self.state.as_ref().expect("its code runs")
     }
 
-    fn grant(&mut self, budget: &mut i64) {
-        if let Some(state) = &mut self.state {
-            state.grant(budget);
-        }
+    fn refill(&mut self, budgets: &mut [i64; frame::SHARES]) -> i64 {
+        self.state.as_mut().map_or(0, |state| state.refill(budgets))
     }
 }
 
@@ -127,20 +124,12 @@ impl Cpu {
         if self.code_size != CodeSize::Bits64 || block.second_phys.is_some() {
             return None;
         }
-        let at = GuestAddr(block.key().phys());
-        let len = block.bytes as usize;
-        let host = self.ram.span(at, len as u64)?;
-        let mut bytes = [0; 4096];
-        let bytes = bytes.get_mut(..len)?;
-        // SAFETY: so many bytes of RAM; nobody has a reference to guest memory.
-        unsafe { std::ptr::copy_nonoverlapping(host.as_ptr(), bytes.as_mut_ptr(), len) };
-        let rip = self.rip;
+        let parts = self.trace(block);
         let state = self.blocks.jit.state.as_mut()?;
         if !state.has_room() {
             state.clear();
         }
-        let source = translate::Source { key: block.key(), rip, bytes };
-        if !translate::translate(state, &source) {
+        if !translate::translate(state, &parts) {
             return None;
         }
         let entry = state.entry(block.key())?;
@@ -154,28 +143,27 @@ impl Cpu {
     pub(crate) fn run_translated(&mut self, code: usize, global: bool) -> Left {
         let linear = self.rip;
         let user = self.cpl == 3;
-        let flags = self.flags.arithmetic();
+        let flags = flags::pack(self.flags.arithmetic());
         let Some(state) = &mut self.blocks.jit.state else { return Left::Miss };
         let table = state.table(user);
         table.insert(linear, code as *const u8, global);
         let jumps = table.address();
-        let mut budget = 0;
-        state.grant(&mut budget);
+        state.begin();
         let enter = state.stubs.enter;
-        self.jit = Exchange { flags, page: linear & !0xfff, budget, jumps, link: 0, fault: 0 };
+        self.jit = Exchange { flags, page: linear & !0xfff, budget: 0, jumps, link: 0, fault: 0 };
         // SAFETY: the address is that of the shared code's way in, which has this type.
         let enter: unsafe extern "sysv64" fn(*mut Cpu, usize) -> u32 = unsafe { std::mem::transmute(enter) };
         // SAFETY: `code` is the entry of a translation of the current generation. It accesses the processor, through the
         // pointer alone, and guest RAM where the TLB lets it.
         let left = unsafe { enter(&raw mut *self, code) };
-        self.flags.set_arithmetic(self.jit.flags);
+        self.flags.set_arithmetic(flags::unpack(self.jit.flags));
         let budget = self.jit.budget;
         if let Some(state) = &mut self.blocks.jit.state {
             let executed = state.settle(budget);
             self.retired += executed;
-            // Whole budgets were counted where they were granted. The rest counts as well: a guest that leaves early every
-            // time, with a system call say, would never get to its timers.
-            let rest = (executed % helpers::BUDGET as u64) as u32 * helpers::COUNTED / helpers::BUDGET as u32;
+            // What was used before the budgets were filled up is counted. The rest counts as well: a guest that leaves early
+            // every time, with a system call say, would never get to its timers.
+            let rest = helpers::counts(State::used(budget));
             self.blocks.countdown = self.blocks.countdown.saturating_sub(1 + rest);
         }
         match left {

@@ -2,12 +2,10 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
+use super::access::FOUND;
 use super::asm::{Mem, host};
 use super::emit::Emit;
 use super::frame::{SCRATCH, host_of, spilled_at};
-
-/// Where a TLB check has found what is accessed.
-const FOUND: Mem = Mem { base: Some(host::R15), index: Some((host::R14, 0)), disp: 0 };
 
 /// RSP.
 const RSP: u8 = 4;
@@ -38,26 +36,25 @@ impl Emit<'_> {
             _ => return false,
         }
         self.flags.before_write(&mut self.asm, 1 << RSP);
-        self.asm.lea(true, host::R14, Mem::at(host::R13, -8));
-        let from = self.check(8, true, false);
+        let found = self.on_stack(-8, true);
         let recipe = self.slow_recipe();
         if instruction.op0_kind() == OpKind::Register {
             let guest = instruction.op0_register().number() as u8;
             match host_of(guest) {
-                Some(register) => self.asm.store(FOUND, register),
+                Some(register) => self.asm.store(found.at, register),
                 None => {
-                    self.asm.lea(true, host::R15, FOUND);
+                    let at = self.fold(found.at);
                     self.asm.load(host::R14, spilled_at(guest));
-                    self.asm.store(Mem::at(host::R15, 0), host::R14);
+                    self.asm.store(at, host::R14);
                 }
             }
         } else {
             let value = instruction.try_immediate(0).unwrap_or(0) as i32;
-            self.asm.reg_mem(true, &[0xc7], 0, FOUND);
+            self.asm.reg_mem(true, &[0xc7], 0, found.at);
             self.asm.bytes(&value.to_le_bytes());
         }
         self.asm.lea(true, host::R13, Mem::at(host::R13, -8));
-        self.slow(from, instruction, recipe);
+        self.slow(found.miss, instruction, recipe);
         true
     }
 
@@ -87,18 +84,17 @@ impl Emit<'_> {
         }
         let guest = instruction.op0_register().number() as u8;
         self.flags.before_write(&mut self.asm, 1 << RSP | 1 << guest);
-        self.asm.mov(host::R14, host::R13);
-        let from = self.check(8, false, false);
+        let found = self.on_stack(0, false);
         let recipe = self.slow_recipe();
         self.asm.lea(true, host::R13, Mem::at(host::R13, 8));
         match host_of(guest) {
-            Some(register) => self.asm.load(register, FOUND),
+            Some(register) => self.asm.load(register, found.at),
             None => {
-                self.asm.load(host::R14, FOUND);
+                self.asm.load(host::R14, found.at);
                 self.asm.store(spilled_at(guest), host::R14);
             }
         }
-        self.slow(from, instruction, recipe);
+        self.slow(found.miss, instruction, recipe);
         true
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::asm::{Asm, displacement};
+use super::frame::SHARES;
 use super::helpers::{BUDGET, Site};
 use super::lookup::JumpTable;
 use super::stubs::{self, Stubs};
@@ -22,7 +23,7 @@ pub struct Link {
     pub at: usize,
     /// Physical address of the page.
     pub page: u64,
-    /// Where the block that branches begins in the page.
+    /// Where the last block of the trace that branches begins in the page.
     pub block: u32,
     /// Where the target is in it.
     pub offset: u32,
@@ -43,13 +44,16 @@ pub struct Entries {
     pub frame: usize,
     /// From the same page with the flags in RFLAGS.
     pub host: usize,
-    /// Whether it takes its instructions from the budget, and looks whether that is used up, wherever it is entered.
-    pub polls: bool,
+    /// The last two where they look whether the budget is used up. Every loop goes through one of these, or through one in
+    /// the table.
+    pub polling: [usize; 2],
 }
 
-/// A translated block.
+/// A translated trace.
 #[derive(Debug)]
 pub struct Translation {
+    /// The blocks in it, the one that it is entered at first.
+    blocks: Vec<Key>,
     /// Where it is entered.
     pub entries: Entries,
     /// Links that lead here.
@@ -68,13 +72,18 @@ pub struct State {
     shared: usize,
     sites: Vec<Site>,
     links: Vec<Link>,
+    /// By the first block.
     translations: HashMap<Key, Translation>,
+    /// By other blocks: the first ones of the traces that they are in.
+    within: HashMap<Key, Vec<Key>>,
     /// For each address space, by whether the privilege level is 3.
     tables: Vec<[JumpTable; 2]>,
     /// Which address space is current.
     space: usize,
     /// Counts how often everything was dropped; never 0.
     pub generation: u32,
+    /// The share that the last block belongs to.
+    share: u8,
     /// Instructions granted to translated code since `retired` was last brought up to date.
     granted: i64,
 }
@@ -94,9 +103,11 @@ impl State {
             sites: Vec::new(),
             links: Vec::new(),
             translations: HashMap::new(),
+            within: HashMap::new(),
             tables: (0..SPACES).map(|_| [JumpTable::new(miss), JumpTable::new(miss)]).collect(),
             space: 0,
             generation: 1,
+            share: 0,
             granted: 0,
         })
     }
@@ -143,13 +154,18 @@ impl State {
         self.buffer.free() > 1 << 16 && self.sites.len() < SITES_MAX
     }
 
-    /// Takes in the code of a block, made for [`State::next`].
-    pub fn insert(&mut self, key: Key, code: &[u8], entries: Entries, links: Vec<u32>) -> bool {
-        self.remove(key);
+    /// Takes in the code of a trace of these blocks, made for [`State::next`].
+    pub fn insert(&mut self, blocks: Vec<Key>, code: &[u8], entries: Entries, links: Vec<u32>) -> bool {
+        let [key, others @ ..] = blocks.as_slice() else { return false };
+        let key = *key;
+        self.drop_trace(key);
         if self.buffer.put(code).is_none() {
             return false;
         }
-        self.translations.insert(key, Translation { entries, incoming: Vec::new(), links });
+        for other in others {
+            self.within.entry(*other).or_default().push(key);
+        }
+        self.translations.insert(key, Translation { blocks, entries, incoming: Vec::new(), links });
         true
     }
 
@@ -165,10 +181,13 @@ impl State {
             return;
         }
         let Some(target) = self.translations.get_mut(&key) else { return };
-        if link.target.is_some() || (!target.entries.polls && link.offset <= link.block) {
+        if link.target.is_some() {
             return;
         }
-        let entry = if link.flags_in_host { target.entries.host } else { target.entries.frame };
+        // Only what leads back can be part of a loop.
+        let Entries { frame, host, polling, .. } = target.entries;
+        let [frame, host] = if link.offset <= link.block { polling } else { [frame, host] };
+        let entry = if link.flags_in_host { host } else { frame };
         target.incoming.push(number);
         self.links[number as usize].target = Some(key);
         self.aim(link.at, entry);
@@ -179,9 +198,27 @@ impl State {
         self.buffer.patch(at, &displacement(at, target as *const u8));
     }
 
+    /// Drops the translations that a block is in. Those of which it is not the first block are given.
+    pub fn remove(&mut self, key: Key) -> Vec<Key> {
+        self.drop_trace(key);
+        let others = self.within.remove(&key).unwrap_or_default();
+        for other in &others {
+            self.drop_trace(*other);
+        }
+        others
+    }
+
     /// Drops a translation: nothing leads into it any more. It may be running; its code stays.
-    pub fn remove(&mut self, key: Key) {
+    fn drop_trace(&mut self, key: Key) {
         let Some(dead) = self.translations.remove(&key) else { return };
+        for other in &dead.blocks[1..] {
+            if let Some(firsts) = self.within.get_mut(other) {
+                firsts.retain(|first| *first != key);
+                if firsts.is_empty() {
+                    self.within.remove(other);
+                }
+            }
+        }
         // Tables may lead to this entry: `jmp miss`.
         let at = dead.entries.any;
         let mut jump = [0xe9, 0, 0, 0, 0];
@@ -209,6 +246,7 @@ impl State {
         self.sites.clear();
         self.links.clear();
         self.translations.clear();
+        self.within.clear();
         self.tables.iter_mut().flatten().for_each(JumpTable::clear);
         self.generation = self.generation.wrapping_add(1).max(1);
     }
@@ -233,11 +271,28 @@ impl State {
         self.tables.iter_mut().flatten().for_each(JumpTable::clear_global);
     }
 
-    /// Gives translated code a new budget.
-    pub fn grant(&mut self, budget: &mut i64) {
-        let more = BUDGET - *budget;
-        self.granted += more;
-        *budget = BUDGET;
+    /// The share that the next block belongs to.
+    pub fn next_share(&mut self) -> u8 {
+        self.share = (self.share + 1) % SHARES as u8;
+        self.share
+    }
+
+    /// Translated code is entered, with whole budgets.
+    pub fn begin(&mut self) {
+        self.granted += SHARES as i64 * BUDGET;
+    }
+
+    /// Instructions used of full budgets of which so many are left.
+    pub fn used(left: i64) -> i64 {
+        SHARES as i64 * BUDGET - left
+    }
+
+    /// Fills the budgets of translated code up. What was used of them.
+    pub fn refill(&mut self, budgets: &mut [i64; SHARES]) -> i64 {
+        let used = State::used(budgets.iter().sum());
+        self.granted += used;
+        *budgets = [BUDGET; SHARES];
+        used
     }
 
     /// Instructions executed since the last call, `budget` being what is left of those granted.

@@ -8,8 +8,8 @@ use std::mem::offset_of;
 
 use super::asm::{Asm, Mem, alu, cond, host};
 use super::frame::{
-    BASES, BUDGET, CPU, FLAGS, FRAME_BYTES, JUMPS, LINK, MXCSR, PAGE, REASON, RESUME, SCRATCH, SITE, TLB,
-    VECTORS, cpu_at, gpr_offset, host_of, reason, spilled_at,
+    BASES, CPU, FLAGS, FRAME_BYTES, JUMPS, LINK, MXCSR, PAGE, REASON, RESUME, SCRATCH, SHARES, SITE, TLB,
+    VECTORS, budget_of, cpu_at, gpr_offset, host_of, reason, spilled_at,
 };
 use super::helpers;
 use crate::cpu::Cpu;
@@ -117,7 +117,10 @@ fn enter(asm: &mut Asm) {
     asm.mov(host::R15, host::RDI);
     copy(asm, FLAGS, cpu_at(host::R15, exchange!(flags)));
     copy(asm, PAGE, cpu_at(host::R15, exchange!(page)));
-    copy(asm, BUDGET, cpu_at(host::R15, exchange!(budget)));
+    for share in 0..SHARES as u8 {
+        asm.reg_mem(true, &[0xc7], 0, budget_of(share)); // mov qword
+        asm.bytes(&(helpers::BUDGET as i32).to_le_bytes());
+    }
     copy(asm, JUMPS, cpu_at(host::R15, exchange!(jumps)));
     copy(asm, TLB, cpu_at(host::R15, offset_of!(Cpu, tlb)));
     take_bases(asm);
@@ -203,7 +206,11 @@ fn leave_code(asm: &mut Asm) -> usize {
     let given = asm.address();
     copy(asm, cpu_at(host::R15, exchange!(flags)), FLAGS);
     copy(asm, cpu_at(host::R15, exchange!(page)), PAGE);
-    copy(asm, cpu_at(host::R15, exchange!(budget)), BUDGET);
+    asm.load(host::R14, budget_of(0));
+    for share in 1..SHARES as u8 {
+        asm.alu_mem(true, alu::ADD, host::R14, budget_of(share));
+    }
+    asm.store(cpu_at(host::R15, exchange!(budget)), host::R14);
     asm.load32(host::R14, LINK);
     asm.store32(cpu_at(host::R15, exchange!(link)), host::R14);
     asm.load32(host::RAX, REASON);

@@ -7,6 +7,7 @@ use iced_x86::{Code, Instruction, Mnemonic};
 
 use super::asm::{Mem, alu, cond, host};
 use super::emit::Emit;
+use super::flags::{SAVED_OF, SAVED_SHIFT};
 use super::frame::{CPU, FLAGS, SCRATCH, cpu_at};
 use crate::cpu::Cpu;
 use crate::flags::{Flags, bit};
@@ -88,6 +89,11 @@ impl Emit<'_> {
         self.asm.reg_mem(false, &[alu::XOR << 3 | 1], host::R14, REST);
         self.asm.land(same);
         self.asm.load(host::R14, SCRATCH);
+        self.asm.mov32(host::R15, host::R14);
+        self.asm.shr32(host::R15, bit::OF.trailing_zeros() as u8);
+        self.asm.alu_imm(false, alu::AND, host::R15, SAVED_OF as i32);
+        self.asm.shl32(host::R14, SAVED_SHIFT);
+        self.asm.alu(false, alu::OR, host::R14, host::R15);
         self.asm.store(FLAGS, host::R14);
         self.asm.lea(true, host::R13, Mem::at(host::R13, 8));
     }
@@ -104,7 +110,12 @@ impl Emit<'_> {
         let hidden = bit::ARITHMETIC | bit::VM | bit::RF;
         self.asm.alu_imm(false, alu::AND, host::R15, !(hidden as i32));
         self.asm.load32(host::R14, FLAGS);
-        self.asm.alu_imm(false, alu::AND, host::R14, bit::ARITHMETIC as i32);
+        self.asm.shr32(host::R14, SAVED_SHIFT);
+        self.asm.alu_imm(false, alu::AND, host::R14, (bit::ARITHMETIC & 0xff) as i32);
+        self.asm.alu(false, alu::OR, host::R15, host::R14);
+        self.asm.load32(host::R14, FLAGS);
+        self.asm.alu_imm(false, alu::AND, host::R14, SAVED_OF as i32);
+        self.asm.shl32(host::R14, bit::OF.trailing_zeros() as u8);
         self.asm.alu(false, alu::OR, host::R14, host::R15);
         self.asm.alu_imm(false, alu::OR, host::R14, 2);
         self.asm.store(SCRATCH, host::R14);

@@ -1,28 +1,18 @@
-//! From the bytes of a block to its translation.
+//! From the instructions of a trace to its translation.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
 
 use super::asm::{Asm, alu, cond, host};
 use super::classify::{self, Writes, flag_use};
 use super::emit::{Cold, ColdKind, Emit};
 use super::flags::{self, Place, SAVE_BYTES, Tracker};
-use super::frame::{BUDGET, PAGE};
+use super::frame::{PAGE, budget_of};
 use super::helpers::Kind;
 use super::state::{Entries, State};
-use crate::decode::blocks::Key;
+use super::trace::{Follow, Part};
+use super::windows;
 
-/// A block to translate.
-#[derive(Debug, Clone, Copy)]
-pub struct Source<'a> {
-    /// Its key.
-    pub key: Key,
-    /// RIP of its first byte; the translation serves it at others too.
-    pub rip: u64,
-    /// Its bytes, in one page.
-    pub bytes: &'a [u8],
-}
-
-/// What a block does first that has to do with the flags.
+/// What a trace does first that has to do with the flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum First {
     /// Something that wants them in the frame.
@@ -33,67 +23,70 @@ enum First {
     Reads,
 }
 
-/// Translates a block; false if it cannot be.
-pub fn translate(state: &mut State, source: &Source) -> bool {
-    let instructions = decode(source);
-    if instructions.is_empty() {
-        return false;
-    }
-    let block = (source.rip & 0xfff) as u32;
+/// Translates a trace; false if it cannot be.
+pub fn translate(state: &mut State, parts: &[Part]) -> bool {
+    let Some(head) = parts.first().filter(|head| !head.instructions.is_empty()) else { return false };
     let base = state.next();
+    let share = state.next_share();
+    let offsets = parts.iter().map(|part| (part.rip & 0xfff) as u32);
     let mut emit = Emit {
         asm: Asm::new(base),
         state,
         flags: Tracker::at(Place::Frame),
-        page: source.rip & !0xfff,
-        phys: source.key.phys() & !0xfff,
-        block,
-        total: instructions.len() as u32,
+        page: head.rip & !0xfff,
+        phys: head.key.phys() & !0xfff,
+        block: (head.rip & 0xfff) as u32,
+        furthest: offsets.max().unwrap_or(0),
+        share,
+        total: parts.iter().map(|part| part.instructions.len() as u32).sum(),
         before: 0,
         counted: false,
         vectors: 0,
+        windows: windows::find(parts.iter().flat_map(|part| &part.instructions)),
+        opened: 0,
         cold: Vec::new(),
         resumes: Vec::new(),
         links: Vec::new(),
         info: InstructionInfoFactory::new(),
     };
-    let entries = emit.entries(&instructions);
-    for (n, instruction) in instructions.iter().enumerate() {
-        emit.before = n as u32;
-        let at = (instruction.ip() - source.rip) as usize;
-        let bytes = &source.bytes[at..at + instruction.len()];
-        let last = n + 1 == instructions.len();
-        emit.instruction(instruction, bytes, last);
+    let entries = emit.entries(parts);
+    for part in parts {
+        emit.part(part);
     }
     emit.finish();
     let Emit { asm, resumes, links, state, .. } = emit;
     for (site, offset) in resumes {
         state.set_resume(site, asm.base + offset);
     }
-    state.insert(source.key, &asm.out, entries, links)
-}
-
-fn decode(source: &Source) -> Vec<Instruction> {
-    let mut decoder = Decoder::with_ip(64, source.bytes, source.rip, DecoderOptions::NONE);
-    let mut instructions = Vec::with_capacity(16);
-    while decoder.can_decode() {
-        let instruction = decoder.decode();
-        // Invalid ones are #UD; ones that are not whole mean that the bytes changed meanwhile.
-        if decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
-            return Vec::new();
-        }
-        instructions.push(instruction);
-    }
-    instructions
+    let keys = parts.iter().map(|part| part.key).collect();
+    state.insert(keys, &asm.out, entries, links)
 }
 
 impl Emit<'_> {
+    /// Emits a block of the trace.
+    fn part(&mut self, part: &Part) {
+        self.block = (part.rip & 0xfff) as u32;
+        for (n, instruction) in part.instructions.iter().enumerate() {
+            let at = (instruction.ip() - part.rip) as usize;
+            let bytes = &part.bytes[at..at + instruction.len()];
+            let last = n + 1 == part.instructions.len();
+            match part.follow {
+                Follow::Nothing => self.instruction(instruction, bytes, last),
+                _ if !last => self.instruction(instruction, bytes, last),
+                follow => self.pass(instruction, follow),
+            }
+            self.before += 1;
+        }
+    }
+
     /// Emits the ways in.
-    fn entries(&mut self, instructions: &[Instruction]) -> Entries {
-        let first = instructions.iter().find_map(|instruction| self.first_use(instruction));
+    fn entries(&mut self, parts: &[Part]) -> Entries {
+        let mut instructions = parts.iter().flat_map(|part| &part.instructions);
+        let start = &parts[0].instructions[0];
+        let first = instructions.find_map(|instruction| self.first_use(instruction));
         let first = first.unwrap_or(First::Saves);
-        let host = self.asm.address();
-        if first == First::Saves {
+        let saving = self.asm.address();
+        if first != First::Overwrites {
             flags::save(&mut self.asm);
             self.asm.bytes(&[0xeb, 0]); // jmp over the other entry
         }
@@ -101,21 +94,20 @@ impl Emit<'_> {
         let any = self.asm.address();
         self.asm.alu_imm(true, alu::AND, host::R14, -4096);
         self.asm.store(PAGE, host::R14);
+        if first != First::Overwrites {
+            self.asm.out[jump - 1] = (self.asm.here() - jump) as u8;
+        }
+        let saved = self.asm.address();
         match first {
             First::Saves => {
-                self.asm.out[jump - 1] = (self.asm.here() - jump) as u8;
-                let frame = self.asm.address();
-                self.count(&instructions[0], Kind::Due);
-                Entries { any, frame, host, polls: true }
+                self.count(start, Kind::Due);
+                Entries { any, frame: saved, host: saving, polling: [saved, saving] }
             }
-            First::Overwrites => {
-                let frame = self.asm.address();
-                Entries { any, frame, host: frame, polls: true }
-            }
+            First::Overwrites => Entries { any, frame: saved, host: saved, polling: [saved; 2] },
             First::Reads => {
-                self.asm.alu_mem_imm(true, alu::CMP, BUDGET, 0);
+                self.asm.alu_mem_imm(true, alu::CMP, budget_of(self.share), 0);
                 let from = self.asm.jcc(cond::S, 0);
-                let site = self.site(&instructions[0], Kind::Due);
+                let site = self.site(start, Kind::Due);
                 let frame = self.asm.address();
                 self.resumes.push((site, self.asm.here()));
                 self.cold.push(Cold { from: [from, 0], kind: ColdKind::Due { site } });
@@ -123,7 +115,7 @@ impl Emit<'_> {
                 let host = self.asm.address();
                 self.count_only();
                 self.flags = Tracker::at(Place::Host);
-                Entries { any, frame, host, polls: false }
+                Entries { any, frame, host, polling: [saved, saving] }
             }
         }
     }
@@ -135,6 +127,9 @@ impl Emit<'_> {
         }
         if instruction.is_jcc_short_or_near() {
             return Some(First::Reads);
+        }
+        if instruction.flow_control() == FlowControl::UnconditionalBranch && instruction.op_count() == 1 {
+            return None;
         }
         let lea = instruction.mnemonic() == Mnemonic::Lea && instruction.op0_register().size() >= 4;
         if lea && self.addressable(instruction) {

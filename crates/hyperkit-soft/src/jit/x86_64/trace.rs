@@ -1,0 +1,155 @@
+//! Which blocks are translated together: a hot one, and those of its page that mostly follow it.
+//!
+//! What lies between two branches is short. In a trace the flags, what is known of the vector registers, and the count of
+//! instructions go on across the branches that mostly go one way; the other way leaves it.
+
+use hyperkit_mem::GuestAddr;
+use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, OpKind};
+
+use crate::cpu::{CodeSize, Cpu};
+use crate::decode::blocks::{Block, Key};
+
+/// Most blocks of a trace.
+const PARTS_MAX: usize = 8;
+
+/// Instructions from which on a trace is not made longer.
+const INSTRUCTIONS_MAX: usize = 64;
+
+/// How a trace goes on after the last instruction of one of its blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// It ends.
+    Nothing,
+    /// With the next instruction.
+    Next,
+    /// With the target of the branch.
+    Target,
+}
+
+/// A block of a trace.
+#[derive(Debug)]
+pub struct Part {
+    /// Its key.
+    pub key: Key,
+    /// RIP of its first byte; the translation serves it at others too.
+    pub rip: u64,
+    /// Its bytes, in one page.
+    pub bytes: Vec<u8>,
+    /// Its instructions.
+    pub instructions: Vec<Instruction>,
+    /// What comes after it.
+    pub follow: Follow,
+}
+
+/// What is known of the block that a trace could go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heat {
+    /// It was never executed, or it is none for a trace.
+    Cold,
+    /// How often it was interpreted.
+    Warm(u32),
+    /// It has a translation of its own.
+    Translated,
+    /// It is in the trace.
+    Here,
+}
+
+impl Part {
+    fn decode(key: Key, rip: u64, bytes: Vec<u8>) -> Option<Part> {
+        let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+        let mut instructions = Vec::with_capacity(16);
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            // Invalid ones are #UD; ones that are not whole mean that the bytes changed meanwhile.
+            if decoder.last_error() == DecoderError::NoMoreBytes {
+                return None;
+            }
+            instructions.push(instruction);
+        }
+        Some(Part { key, rip, bytes, instructions, follow: Follow::Nothing })
+    }
+}
+
+impl Cpu {
+    /// The trace that begins with `block`, at RIP. Empty if there is none.
+    pub(super) fn trace(&self, block: &Block) -> Vec<Part> {
+        let mut parts: Vec<Part> = self.part(block, self.rip).into_iter().collect();
+        while parts.len() < PARTS_MAX {
+            let count: usize = parts.iter().map(|part| part.instructions.len()).sum();
+            if count >= INSTRUCTIONS_MAX {
+                break;
+            }
+            let Some((follow, rip)) = self.follow(&parts) else { break };
+            let next = self.blocks.find(key_at(&parts, rip), rip).and_then(|block| self.part(block, rip));
+            let (Some(next), Some(last)) = (next, parts.last_mut()) else { break };
+            last.follow = follow;
+            parts.push(next);
+        }
+        parts
+    }
+
+    /// A block that can be in a trace.
+    fn part(&self, block: &Block, rip: u64) -> Option<Part> {
+        if block.second_phys.is_some() {
+            return None;
+        }
+        let len = block.bytes as usize;
+        let host = self.ram.span(GuestAddr(block.key().phys()), len as u64)?;
+        let mut bytes = vec![0; len];
+        // SAFETY: so many bytes of RAM; nobody has a reference to guest memory.
+        unsafe { std::ptr::copy_nonoverlapping(host.as_ptr(), bytes.as_mut_ptr(), len) };
+        Part::decode(block.key(), rip, bytes)
+    }
+
+    /// How to go on after the last of `parts`, and with the block at which RIP.
+    fn follow(&self, parts: &[Part]) -> Option<(Follow, u64)> {
+        let branch = parts.last()?.instructions.last()?;
+        let (next, target) = (branch.next_ip(), branch.near_branch_target());
+        let near = branch.op0_kind() == OpKind::NearBranch64;
+        match branch.flow_control() {
+            FlowControl::UnconditionalBranch if near => {
+                self.is_hot(self.heat(parts, target)).then_some((Follow::Target, target))
+            }
+            FlowControl::ConditionalBranch if near && branch.is_jcc_short_or_near() => {
+                match (self.heat(parts, next), self.heat(parts, target)) {
+                    (_, Heat::Here) | (Heat::Here | Heat::Translated, _) => None,
+                    (Heat::Warm(less), Heat::Warm(more)) if less >= more => {
+                        self.is_hot(Heat::Warm(less)).then_some((Follow::Next, next))
+                    }
+                    (_, hot) if self.is_hot(hot) => Some((Follow::Target, target)),
+                    (hot, _) => self.is_hot(hot).then_some((Follow::Next, next)),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn is_hot(&self, heat: Heat) -> bool {
+        matches!(heat, Heat::Warm(times) if times * 2 >= self.blocks.jit.translate_after)
+    }
+
+    fn heat(&self, parts: &[Part], rip: u64) -> Heat {
+        let Some(first) = parts.first() else { return Heat::Cold };
+        if rip & !0xfff != first.rip & !0xfff {
+            return Heat::Cold;
+        }
+        let key = key_at(parts, rip);
+        if parts.iter().any(|part| part.key == key) {
+            return Heat::Here;
+        }
+        match self.blocks.find(key, rip) {
+            Some(block) if self.blocks.jit.code_of(block).is_some() => Heat::Translated,
+            // Nothing can be made of what has `u32::MAX`.
+            Some(block) if block.second_phys.is_none() && block.heat.get() != u32::MAX => {
+                Heat::Warm(block.heat.get())
+            }
+            _ => Heat::Cold,
+        }
+    }
+}
+
+/// The key of the block at `rip`, which is in the page of `parts`.
+fn key_at(parts: &[Part], rip: u64) -> Key {
+    let phys = parts.first().map_or(0, |part| part.key.phys());
+    Key::new(phys & !0xfff | rip & 0xfff, CodeSize::Bits64)
+}
