@@ -24,6 +24,13 @@ pub const TEST: &[Wanted] = &[
     ("xz", "xz-utils"),
     ("openssl", "openssl"),
     ("tshark", "tshark"),
+    ("dhclient", "isc-dhcp-client"),
+    ("udhcpc", "udhcpc"),
+    ("rdisc6", "ndisc6"),
+    ("dig", "bind9-dnsutils"),
+    ("ping", "iputils-ping"),
+    ("traceroute", "traceroute"),
+    ("tracepath", "iputils-tracepath"),
 ];
 
 /// The yardstick of the benchmarks.

@@ -1,7 +1,7 @@
 //! Sets up network devices through rtnetlink(7), a few messages written by hand.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice};
@@ -26,6 +26,9 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Use the address at once: nobody else can have it.
+const IFA_F_NODAD: u8 = 2;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
@@ -39,11 +42,11 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addressing {
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Bits of the network in it.
     pub prefix: u8,
-    /// Where everything else is reached.
-    pub gateway: Ipv4Addr,
+    /// Where everything else is reached; without, a router tells.
+    pub gateway: Option<IpAddr>,
 }
 
 /// A connection to the kernel, for the network namespace of the thread that opened it.
@@ -110,14 +113,23 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub fn add_address(&mut self, index: u32, addressing: &Addressing) -> io::Result<()> {
-        let mut body = vec![AF_INET, addressing.prefix, 0, 0];
+        let (family, flags) =
+            if addressing.address.is_ipv4() { (AF_INET, 0) } else { (AF_INET6, IFA_F_NODAD) };
+        let mut body = vec![family, addressing.prefix, flags, 0];
         body.extend_from_slice(&index.to_ne_bytes());
-        let host_bits = u32::MAX.checked_shr(addressing.prefix.into()).unwrap_or(0);
-        let address = addressing.address.octets();
-        let broadcast = (addressing.address | Ipv4Addr::from_bits(host_bits)).octets();
-        add(&mut body, IFA_LOCAL, &address);
-        add(&mut body, IFA_ADDRESS, &address);
-        add(&mut body, IFA_BROADCAST, &broadcast);
+        match addressing.address {
+            IpAddr::V4(address) => {
+                let host_bits = u32::MAX.checked_shr(addressing.prefix.into()).unwrap_or(0);
+                let broadcast = address | Ipv4Addr::from_bits(host_bits);
+                add(&mut body, IFA_LOCAL, &address.octets());
+                add(&mut body, IFA_ADDRESS, &address.octets());
+                add(&mut body, IFA_BROADCAST, &broadcast.octets());
+            }
+            IpAddr::V6(address) => {
+                add(&mut body, IFA_LOCAL, &address.octets());
+                add(&mut body, IFA_ADDRESS, &address.octets());
+            }
+        }
         self.request(RTM_NEWADDR, F_CREATE | F_REPLACE, &body)
     }
 
@@ -125,9 +137,13 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses: the device must be up and the gateway on its network.
-    pub fn add_default_route(&mut self, index: u32, gateway: Ipv4Addr) -> io::Result<()> {
-        let mut body = vec![AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0];
-        add(&mut body, RTA_GATEWAY, &gateway.octets());
+    pub fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
+        let family = if gateway.is_ipv4() { AF_INET } else { AF_INET6 };
+        let mut body = vec![family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0];
+        match gateway {
+            IpAddr::V4(gateway) => add(&mut body, RTA_GATEWAY, &gateway.octets()),
+            IpAddr::V6(gateway) => add(&mut body, RTA_GATEWAY, &gateway.octets()),
+        }
         add(&mut body, RTA_OIF, &index.to_ne_bytes());
         self.request(RTM_NEWROUTE, F_CREATE | F_REPLACE, &body)
     }

@@ -23,8 +23,8 @@ pub struct TapOptions {
     pub mtu: u16,
     /// Its hardware address; the kernel draws one if there is none.
     pub mac: Option<[u8; 6]>,
-    /// Addresses and routes it is to have; without, it is left for others to bring up.
-    pub addressing: Option<Addressing>,
+    /// Addresses and routes it is to have; without any, it is left for others to bring up.
+    pub addressing: Vec<Addressing>,
 }
 
 /// A device; it goes when the last descriptor of it is closed.
@@ -87,12 +87,21 @@ impl Tap {
         if let Some(mac) = options.mac {
             netlink.set_mac(index, mac).map_err(failed("given its hardware address"))?;
         }
-        if let Some(addressing) = &options.addressing {
+        if !options.addressing.is_empty() {
             netlink.set_up(index).map_err(failed("brought up"))?;
-            netlink.add_address(index, addressing).map_err(failed("given its address"))?;
-            netlink
-                .add_default_route(index, addressing.gateway)
-                .map_err(failed("given the default route"))?;
+        }
+        for addressing in &options.addressing {
+            // A kernel may be without IPv6; the device is of use all the same.
+            let added = netlink.add_address(index, addressing);
+            if addressing.address.is_ipv6() && added.is_err() {
+                continue;
+            }
+            added.map_err(failed("given its address"))?;
+            if let Some(gateway) = addressing.gateway {
+                netlink.add_default_route(index, gateway).map_err(failed("given the default route"))?;
+            }
+        }
+        if !options.addressing.is_empty() {
             let loopback = netlink.index_of("lo").map_err(failed("brought up with the loopback device"))?;
             netlink.set_up(loopback).map_err(failed("brought up with the loopback device"))?;
         }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use ethlink::{Address, Addressing, Hub, Namespace, Protocol, Tap, TapOptions, pass, take_fd};
-use vpnkit::{HubLink, Link, Network, TapLink};
+use vpnkit::{HubLink, Link, Network, PREFIX_BITS, TapLink};
 
 use crate::cli::{Cli, Local};
 use crate::failure::{self, Failure};
@@ -83,13 +83,21 @@ pub fn make_tap(cli: &Cli) -> Result<(), Failure> {
     let Ok(namespace) = netns.parse::<Namespace>();
     namespace.enter().map_err(|error| Failure { code: failure::USAGE, ..Failure::of(&error) })?;
     let network = &config.network;
-    let addressing = Addressing { address: network.guest, prefix: network.prefix, gateway: network.gateway };
-    let options = TapOptions {
-        name: name.clone(),
-        mtu: network.mtu,
-        mac: None,
-        addressing: cli.config_net.then_some(addressing),
-    };
+    let mut addressing = Vec::new();
+    if cli.config_net {
+        addressing.push(Addressing {
+            address: network.guest.into(),
+            prefix: network.prefix,
+            gateway: Some(network.gateway.into()),
+        });
+        // The router tells of the default route for IPv6 as the host has one.
+        addressing.extend(network.ipv6.as_ref().map(|ipv6| Addressing {
+            address: ipv6.guest.into(),
+            prefix: PREFIX_BITS,
+            gateway: None,
+        }));
+    }
+    let options = TapOptions { name: name.clone(), mtu: network.mtu, mac: None, addressing };
     let tap = Tap::create(&options).map_err(|error| match error {
         ethlink::TapError::Name(_) | ethlink::TapError::Busy { .. } => Failure::usage(error.to_string()),
         other => Failure::of(&other),

@@ -1,11 +1,11 @@
 //! The command line.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ethlink::{Address, Protocol};
-use vpnkit::{Config, Forward, Network, Resolvers};
+use vpnkit::{Config, Forward, Ipv6Network, Network, Resolvers};
 
 use crate::classic::Classic;
 use crate::failure::Failure;
@@ -65,6 +65,18 @@ pub struct Cli {
     /// Bits of the network in an address; else 24, or fewer if the addresses need it
     #[arg(long, value_name = "BITS")]
     pub prefix: Option<u8>,
+    /// Router and name server for IPv6; its first 64 bits are the network's
+    #[arg(long, value_name = "ADDRESS", default_value = "fd76:706e:6b69:7400::1")]
+    pub gateway_ip6: Ipv6Addr,
+    /// Stands for the host over IPv6: what is sent there goes to ::1
+    #[arg(long, value_name = "ADDRESS")]
+    pub host_ip6: Option<Ipv6Addr>,
+    /// IPv6 address of the guest, by DHCPv6; further guests get those after it
+    #[arg(long, value_name = "ADDRESS")]
+    pub guest_ip6: Option<Ipv6Addr>,
+    /// No IPv6 for the guests
+    #[arg(long, conflicts_with_all = ["gateway_ip6", "host_ip6", "guest_ip6"])]
+    pub no_ipv6: bool,
     /// Name servers to ask, instead of those of /etc/resolv.conf: addresses, or a file of VPNKit's form
     #[arg(long, value_name = "ADDRESS[:PORT],…|FILE", value_parser = dns)]
     pub dns: Vec<Dns>,
@@ -211,7 +223,15 @@ impl Local {
 impl Cli {
     /// What the engine is started with. Files are not its business: they are followed from outside.
     pub fn config(&self) -> Result<Config, Failure> {
+        let after = |step| Ipv6Addr::from_bits(self.gateway_ip6.to_bits().saturating_add(step));
+        let ipv6 = (!self.no_ipv6).then(|| Ipv6Network {
+            gateway: self.gateway_ip6,
+            host: self.host_ip6.unwrap_or(after(1)),
+            guest: self.guest_ip6.unwrap_or(after(2)),
+            ..Ipv6Network::default()
+        });
         let mut network = Network {
+            ipv6,
             gateway: self.gateway_ip,
             host: self.host_ip,
             guest: self.guest_ip,
@@ -263,12 +283,12 @@ impl Cli {
 
     /// The ports that lead to the guest from the start.
     pub fn forwards(&self) -> Vec<Forward> {
-        let pairs = |ports: &[Ports]| -> Vec<(SocketAddr, SocketAddrV4)> {
+        let pairs = |ports: &[Ports]| -> Vec<(SocketAddr, SocketAddr)> {
             let of = |ports: &Ports| {
                 let address = ports.address;
-                let guest = self.guest_ip;
+                let guest = IpAddr::V4(self.guest_ip);
                 let pair = move |(host, port): &(u16, u16)| {
-                    (SocketAddr::new(address, *host), SocketAddrV4::new(guest, *port))
+                    (SocketAddr::new(address, *host), SocketAddr::new(guest, *port))
                 };
                 ports.pairs.iter().map(pair).collect::<Vec<_>>()
             };

@@ -30,6 +30,18 @@ fn a_namespace_of_another_user_namespace_gets_a_network() {
         assert!(guest.shell("ip -o link show tap0").contains("qlen 10000"));
         assert!(guest.shell("ip -o -4 address show tap0").contains("192.168.65.3/24"));
         assert!(guest.shell("ip route show default").contains("192.168.65.1"));
+        let address = guest.shell("ip -o -6 address show tap0 scope global");
+        assert!(address.contains("fd76:706e:6b69:7400::3/64"), "{address}");
+        let v6 = TcpListener::bind("[::1]:0").unwrap();
+        let v6_port = v6.local_addr().unwrap().port();
+        let v6_server = thread::spawn(move || v6.accept().unwrap().0.write_all(b"ahoy").unwrap());
+        assert_eq!(
+            guest.python(&format!(
+                "print(socket.create_connection((\"fd76:706e:6b69:7400::2\",{v6_port}),20).recv(9).decode())"
+            )),
+            "ahoy"
+        );
+        v6_server.join().unwrap();
         assert_eq!(
             guest.python(&format!(
                 "print(socket.create_connection((\"192.168.65.2\",{port}),10).recv(9).decode())"
@@ -47,6 +59,30 @@ fn a_namespace_of_another_user_namespace_gets_a_network() {
         assert_eq!(answer, "afloat");
         server.wait().unwrap();
     });
+}
+
+#[test]
+fn ipv6_is_left_out_or_has_other_addresses_if_told_so() {
+    run("ipv6_is_left_out_or_has_other_addresses_if_told_so", |guest| {
+        let vpnkit = guest.serve(&["--config-net", "--no-ipv6"]);
+        assert_eq!(guest.shell("ip -o -6 address show tap0 scope global"), "");
+        drop(vpnkit);
+        let _vpnkit = guest.serve(&["--config-net", "--gateway-ip6", "fd00:1:2:3::a"]);
+        let address = guest.shell("ip -o -6 address show tap0 scope global");
+        assert!(address.contains("fd00:1:2:3::c/64"), "{address}");
+        guest.python("socket.create_connection((\"fd00:1:2:3::a\", 53), 20)");
+    });
+}
+
+#[test]
+fn an_impossible_ipv6_network_is_one_line_and_code_2() {
+    let output = Command::new(VPNKIT)
+        .args(["--netns", "1", "--tap", "tap0", "--gateway-ip6", "fd00::1", "--host-ip6", "fd01::2"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+    assert!(error.contains("host fd01::2 is not an address of the gateway's network fd00::/64"), "{error}");
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn a_socket_that_it_is_started_with_is_a_machine() {
     let (mut here, there) = UnixStream::pair().unwrap();
     // Bash lets a command inherit a descriptor by number without more ado.
     let number = there.as_raw_fd();
-    let script = format!("exec {VPNKIT} --fd 9 9<&{number}");
+    let script = format!("exec {VPNKIT} --no-ipv6 --fd 9 9<&{number}");
     rustix::io::fcntl_setfd(&there, rustix::io::FdFlags::empty()).unwrap();
     let _vpnkit = Running(Command::new("sh").args(["-c", &script]).spawn().unwrap());
     drop(there);

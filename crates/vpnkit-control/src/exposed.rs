@@ -30,7 +30,7 @@ pub enum ExposeError {
         /// Where the host listens.
         bind: SocketAddr,
         /// Where that leads.
-        guest: std::net::SocketAddrV4,
+        guest: SocketAddr,
     },
     /// There are too many.
     #[error("{PORTS_MAX} ports are exposed already")]

@@ -2,7 +2,7 @@
 //! which the original could not say.
 
 use std::fmt;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use vpnkit::{Forward, Protocol};
@@ -48,7 +48,7 @@ impl FromStr for Spec {
             return Err(SpecError::Mixed(from, to));
         }
         let bind: SocketAddr = bind.parse().map_err(|_| SpecError::Address(bind.to_owned()))?;
-        let guest: SocketAddrV4 = guest.parse().map_err(|_| SpecError::Address(guest.to_owned()))?;
+        let guest: SocketAddr = guest.parse().map_err(|_| SpecError::Address(guest.to_owned()))?;
         Ok(Self(Forward { protocol: from, bind, guest }))
     }
 }
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for text in ["tcp:127.0.0.1:8080:tcp:192.168.65.3:80", "udp:[::1]:53:udp:192.168.65.3:5353"] {
+        for text in ["tcp:127.0.0.1:8080:tcp:192.168.65.3:80", "udp:[::1]:53:udp:[fd00::3]:5353"] {
             assert_eq!(text.parse::<Spec>().unwrap().to_string(), text);
         }
     }

@@ -126,7 +126,8 @@ fn what_a_client_gets_wrong_is_said_to_it() {
     let cases = [
         ("out_port", json!(port), "is already in use"),
         ("proto", json!("sctp"), "neither tcp nor udp"),
-        ("in_ip", json!("::1"), "not an IPv4 address"),
+        ("in_ip", json!("harbour"), "not an address"),
+        ("in_ip", json!("::1"), "not an address that a guest of"),
         ("in_ip", json!("10.0.0.1"), "not an address that a guest of"),
         ("out_ip", json!("nowhere"), "not an address"),
         ("in_port", json!(0), "in_port is missing"),

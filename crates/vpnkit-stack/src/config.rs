@@ -1,6 +1,10 @@
 //! What a network looks like, and what it may cost.
 
-use std::net::Ipv4Addr;
+mod ipv6;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+pub use ipv6::{Ipv6Network, PREFIX_BITS, link_local};
 
 use crate::wire::ethernet::MacAddr;
 
@@ -20,6 +24,8 @@ pub struct Config {
     pub guest_last: Option<Ipv4Addr>,
     /// Bits of the network in an address, 8 to 30.
     pub prefix: u8,
+    /// The network's IPv6 side, if it has one. With an MTU below 1280 it has none: RFC 8200 §5.
+    pub ipv6: Option<Ipv6Network>,
     /// Largest IP packet, in bytes: 576 to [`MTU_MAX`].
     pub mtu: u16,
     /// Whether the link takes partial checksums and large segments (`virtio_net_hdr`), and is trusted not to damage
@@ -53,6 +59,7 @@ impl Default for Config {
             guest: Ipv4Addr::new(192, 168, 65, 3),
             guest_last: None,
             prefix: 24,
+            ipv6: Some(Ipv6Network::default()),
             mtu: 1500,
             offload: false,
             gateway_mac: MacAddr([0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6]),
@@ -68,6 +75,17 @@ impl Default for Config {
     }
 }
 
+impl std::fmt::Display for Config {
+    /// The networks: `192.168.65.0/24`, and the one of IPv6 after it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network(), self.prefix)?;
+        match &self.ipv6 {
+            Some(ipv6) => write!(f, ", {}/{PREFIX_BITS}", ipv6.network()),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Why a [`Config`] describes no network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each message documents its variant")]
@@ -77,11 +95,11 @@ pub enum ConfigError {
     #[error("an MTU of {0} is not between 576 and {MTU_MAX}")]
     Mtu(u16),
     #[error("{what} {address} is not an address of the gateway's network {network}/{prefix}")]
-    Outside { what: &'static str, address: Ipv4Addr, network: Ipv4Addr, prefix: u8 },
+    Outside { what: &'static str, address: IpAddr, network: IpAddr, prefix: u8 },
     #[error("the last guest {last} comes before the first {first}")]
     Last { first: Ipv4Addr, last: Ipv4Addr },
     #[error("{0} is used twice")]
-    Twice(Ipv4Addr),
+    Twice(IpAddr),
 }
 
 impl Config {
@@ -102,16 +120,33 @@ impl Config {
         let addresses = [("gateway", self.gateway), ("guest", self.guest), ("last guest", last)];
         for (what, address) in addresses.into_iter().chain(host) {
             if !self.contains(address) || address == network || address == self.broadcast() {
-                return Err(ConfigError::Outside { what, address, network, prefix });
+                return Err(ConfigError::Outside {
+                    what,
+                    address: address.into(),
+                    network: network.into(),
+                    prefix,
+                });
             }
         }
         if last < self.guest {
             return Err(ConfigError::Last { first: self.guest, last });
         }
         if self.gateway == self.host || self.gateway == self.guest {
-            return Err(ConfigError::Twice(self.gateway));
+            return Err(ConfigError::Twice(self.gateway.into()));
         }
-        if self.host == self.guest { Err(ConfigError::Twice(self.host)) } else { Ok(()) }
+        if self.host == self.guest {
+            return Err(ConfigError::Twice(self.host.into()));
+        }
+        self.ipv6.as_ref().map_or(Ok(()), Ipv6Network::validate)
+    }
+
+    /// Whether a guest can have the address.
+    pub fn is_guest(&self, address: IpAddr) -> bool {
+        match (address, &self.ipv6) {
+            (IpAddr::V4(v4), _) => self.contains(v4) && ![self.gateway, self.host].contains(&v4),
+            (IpAddr::V6(v6), Some(ipv6)) => ipv6.contains(v6) && ![ipv6.gateway, ipv6.host].contains(&v6),
+            (IpAddr::V6(_), None) => false,
+        }
     }
 
     /// The address by which a guest knows peers on the host: the host's, or the gateway's if that is not reached.

@@ -1,6 +1,6 @@
 //! What the stack asks of its host, and how flows are named between them.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 pub use crate::table::Key;
 
@@ -32,12 +32,15 @@ pub enum Effect {
         /// The flow.
         flow: TcpId,
         /// Where to.
-        to: SocketAddrV4,
+        to: SocketAddr,
     },
     /// More bytes wait: write `tcp_received` to the socket and call `tcp_consumed`. Not repeated until then.
     TcpReceived(TcpId),
     /// There is room again after `tcp_room` had none.
     TcpRoom(TcpId),
+    /// The guest asked whether its peer is still there: ask the socket's peer too, from now on, and tell with
+    /// `tcp_aborted` if it is not.
+    TcpKeepalive(TcpId),
     /// Everything from the guest is consumed and it will send no more: shut the socket down for writing.
     TcpShutdown(TcpId),
     /// The flow is over and its identifier void: close the socket. Without a reset everything from the guest is
@@ -53,9 +56,9 @@ pub enum Effect {
         /// The flow.
         flow: UdpId,
         /// Where to.
-        to: SocketAddrV4,
-        /// Hops that it may take.
-        ttl: u8,
+        to: SocketAddr,
+        /// What of the guest's packet goes with it.
+        hops: Hops,
         /// The payload; give it back with `recycle`.
         payload: Vec<u8>,
     },
@@ -75,9 +78,9 @@ pub enum Effect {
         /// The flow.
         flow: PingId,
         /// Where to.
-        to: Ipv4Addr,
-        /// Hops that it may take.
-        ttl: u8,
+        to: IpAddr,
+        /// What of the guest's packet goes with it.
+        hops: Hops,
         /// Sequence number.
         sequence: u16,
         /// The payload; give it back with `recycle`.
@@ -96,7 +99,16 @@ pub enum Effect {
     },
 }
 
-/// Why the host's connection could not be made.
+/// How far a datagram may go, and through how narrow links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hops {
+    /// Hops that it may take.
+    pub ttl: u8,
+    /// Whether nobody may fragment it on the way: too large a datagram comes to an error.
+    pub dont_fragment: bool,
+}
+
+/// Why the host's connection could not be made, or a datagram not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectError {
     /// The peer refused: the guest gets a reset.
@@ -114,14 +126,14 @@ pub enum ConnectError {
 /// An error that a datagram came to, from the host's error queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DatagramError {
-    /// Type of the ICMP message.
+    /// Type of the message: of ICMP for an IPv4 destination, of ICMPv6 for an IPv6 one.
     pub kind: u8,
-    /// Code of the ICMP message.
+    /// Code of the message.
     pub code: u8,
     /// Next-hop MTU of "too big", else 0.
     pub mtu: u16,
     /// Who says so, if known; else the gateway tells the guest.
-    pub from: Option<Ipv4Addr>,
+    pub from: Option<IpAddr>,
 }
 
 /// One TCP flow in a snapshot.
@@ -130,9 +142,9 @@ pub struct TcpSnapshot {
     /// The flow.
     pub flow: TcpId,
     /// The guest's end.
-    pub guest: SocketAddrV4,
+    pub guest: SocketAddr,
     /// The other end, as the guest sees it.
-    pub remote: SocketAddrV4,
+    pub remote: SocketAddr,
     /// State as in RFC 9293 §3.3.2; `CONNECTING` before the host's connection is there.
     pub state: &'static str,
     /// Bytes of data accepted from the guest.
@@ -147,7 +159,7 @@ pub struct TcpSnapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UdpSnapshot {
     /// The guest's end.
-    pub guest: SocketAddrV4,
+    pub guest: SocketAddr,
     /// The peer of a forwarded port; none for a flow that the guest began.
     pub peer: Option<SocketAddr>,
     /// Payload sent by the guest.

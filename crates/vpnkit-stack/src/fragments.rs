@@ -1,10 +1,10 @@
-//! Puts fragmented datagrams of the guest together. Spec: RFC 791 §3.2, RFC 5722 (overlaps are refused).
+//! Puts fragmented datagrams of the guest together. Spec: RFC 791 §3.2, RFC 8200 §4.5,
+//! RFC 5722 (overlaps are refused).
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::time::Instant;
-use crate::wire::ipv4::Packet;
 
 /// Datagrams being put together; the oldest makes way. With 64 KiB each they take at most 2 MiB.
 const DATAGRAMS_MAX: usize = 32;
@@ -12,14 +12,31 @@ const DATAGRAMS_MAX: usize = 32;
 const PIECES_MAX: usize = 128;
 /// How long the pieces of a datagram may take. RFC 1122 §3.3.2 says a minute or two; the link is local.
 const LIFETIME: Duration = Duration::from_secs(15);
-const PAYLOAD_BYTES_MAX: usize = 65515;
+/// Payload of the largest datagram; IPv4's length counts its header too.
+const fn payload_bytes_max(is_ipv4: bool) -> usize {
+    if is_ipv4 { 65515 } else { 65535 }
+}
+
+/// A fragment of either version.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'a> {
+    /// Source and destination.
+    pub ends: (IpAddr, IpAddr),
+    /// Which datagram it belongs to.
+    pub ident: u32,
+    pub protocol: u8,
+    /// Where the payload belongs, in bytes.
+    pub offset: usize,
+    /// Whether others follow.
+    pub more: bool,
+    pub payload: &'a [u8],
+}
 
 /// What the pieces of one datagram have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Name {
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-    ident: u16,
+    ends: (IpAddr, IpAddr),
+    ident: u32,
     protocol: u8,
 }
 
@@ -41,17 +58,17 @@ pub(crate) struct Reassembly {
 
 impl Reassembly {
     /// Takes a fragment; returns the payload when it was the last one missing.
-    pub fn add(&mut self, now: Instant, packet: &Packet<'_>) -> Option<Vec<u8>> {
+    pub fn add(&mut self, now: Instant, part: &Part<'_>) -> Option<Vec<u8>> {
         self.datagrams.retain(|datagram| now.since(datagram.since) < LIFETIME);
-        let (start, end) = (packet.fragment_offset, packet.fragment_offset + packet.payload.len());
-        let misaligned = packet.more_fragments && !packet.payload.len().is_multiple_of(8);
-        if end > PAYLOAD_BYTES_MAX || packet.payload.is_empty() || misaligned {
+        let (start, end) = (part.offset, part.offset + part.payload.len());
+        let misaligned = part.more && !part.payload.len().is_multiple_of(8);
+        if end > payload_bytes_max(part.ends.0.is_ipv4()) || part.payload.is_empty() || misaligned {
             return None;
         }
-        let name = Name { src: packet.src, dst: packet.dst, ident: packet.ident, protocol: packet.protocol };
+        let name = Name { ends: part.ends, ident: part.ident, protocol: part.protocol };
         let index = self.find_or_start(now, name);
         let datagram = &mut self.datagrams[index];
-        if !datagram.insert(start, end, packet) {
+        if !datagram.insert(start, end, part) {
             self.datagrams.remove(index);
             return None;
         }
@@ -81,7 +98,7 @@ impl Reassembly {
 
 impl Datagram {
     /// Returns whether the piece fits the others; a repeated one does.
-    fn insert(&mut self, start: usize, end: usize, packet: &Packet<'_>) -> bool {
+    fn insert(&mut self, start: usize, end: usize, part: &Part<'_>) -> bool {
         let at = self.pieces.partition_point(|piece| piece.0 < start);
         if self.pieces.get(at) == Some(&(start, end)) {
             return true;
@@ -92,7 +109,7 @@ impl Datagram {
         if overlaps || self.pieces.len() == PIECES_MAX {
             return false;
         }
-        if !packet.more_fragments {
+        if !part.more {
             if self.total.is_some() || self.pieces.last().is_some_and(|last| last.1 > end) {
                 return false;
             }
@@ -101,7 +118,7 @@ impl Datagram {
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }
-        self.bytes[start..end].copy_from_slice(packet.payload);
+        self.bytes[start..end].copy_from_slice(part.payload);
         self.pieces.insert(at, (start, end));
         true
     }
@@ -116,19 +133,9 @@ impl Datagram {
 mod tests {
     use super::*;
 
-    fn piece(ident: u16, offset: usize, more: bool, payload: &[u8]) -> Packet<'_> {
-        Packet {
-            src: Ipv4Addr::new(10, 0, 0, 1),
-            dst: Ipv4Addr::new(10, 0, 0, 2),
-            protocol: 17,
-            ttl: 64,
-            dont_fragment: false,
-            more_fragments: more,
-            fragment_offset: offset,
-            ident,
-            header: &[],
-            payload,
-        }
+    fn piece(ident: u32, offset: usize, more: bool, payload: &[u8]) -> Part<'_> {
+        let ends = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        Part { ends, ident, protocol: 17, offset, more, payload }
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Which machine has which address, as ARP and frames tell; and what waits to be told. Spec: RFC 826, RFC 1122 §2.3.2.
+//! Which machine has which address, as ARP, neighbour discovery and frames tell; and what waits to be told. Spec: RFC 826, RFC 1122 §2.3.2, RFC 4861.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::time::Instant;
@@ -14,17 +14,17 @@ const REQUESTED_MAX: usize = 64;
 /// The table. It stays small, so it is searched in order.
 #[derive(Debug, Default)]
 pub(crate) struct Neighbours {
-    known: Vec<(Ipv4Addr, MacAddr)>,
-    requested: Vec<(Ipv4Addr, Instant)>,
+    known: Vec<(IpAddr, MacAddr)>,
+    requested: Vec<(IpAddr, Instant)>,
 }
 
 impl Neighbours {
-    pub fn find(&self, address: Ipv4Addr) -> Option<MacAddr> {
+    pub fn find(&self, address: IpAddr) -> Option<MacAddr> {
         self.known.iter().find(|known| known.0 == address).map(|known| known.1)
     }
 
     /// Remembers a neighbour, the latest word counts. Returns whether it was unknown. At `limit` the oldest goes.
-    pub fn learn(&mut self, address: Ipv4Addr, mac: MacAddr, limit: usize) -> bool {
+    pub fn learn(&mut self, address: IpAddr, mac: MacAddr, limit: usize) -> bool {
         if let Some(known) = self.known.iter_mut().find(|known| known.0 == address) {
             known.1 = mac;
             return false;
@@ -38,7 +38,7 @@ impl Neighbours {
     }
 
     /// Whether a request for `address` is due; if so it counts as sent.
-    pub fn may_request(&mut self, now: Instant, address: Ipv4Addr) -> bool {
+    pub fn may_request(&mut self, now: Instant, address: IpAddr) -> bool {
         if let Some(requested) = self.requested.iter_mut().find(|requested| requested.0 == address) {
             let due = now.since(requested.1) >= REQUEST_GAP;
             if due {

@@ -3,7 +3,7 @@
 //! The hash is keyed by the caller's seed: the stack draws no randomness itself.
 
 use std::hash::{BuildHasher, Hasher};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 /// Names an entry of a table. A key of an entry that is gone finds nothing, ever (until 2³² reuses of one slot).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,21 +81,29 @@ impl<T> Table<T> {
     }
 }
 
-/// Both ends of a flow, as the guest sees them.
+/// Both ends of a flow, as the guest sees them; addresses are of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowKey {
-    pub guest: SocketAddrV4,
-    pub remote: SocketAddrV4,
+    pub guest: SocketAddr,
+    pub remote: SocketAddr,
 }
 
-fn word(address: SocketAddrV4) -> u64 {
-    u64::from(address.ip().to_bits()) << 16 | u64::from(address.port())
+fn hash_end<H: Hasher>(end: SocketAddr, state: &mut H) {
+    match end {
+        SocketAddr::V4(v4) => state.write_u64(u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port())),
+        SocketAddr::V6(v6) => {
+            let bits = v6.ip().to_bits();
+            state.write_u64((bits >> 64) as u64);
+            state.write_u64(bits as u64);
+            state.write_u64(u64::from(v6.port()));
+        }
+    }
 }
 
 impl std::hash::Hash for FlowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(word(self.guest));
-        state.write_u64(word(self.remote));
+        hash_end(self.guest, state);
+        hash_end(self.remote, state);
     }
 }
 

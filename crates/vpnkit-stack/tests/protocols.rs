@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use proptest::prelude::*;
 use vpnkit_stack::wire::{checksum::checksum, ipv4, tcp, udp};
@@ -83,7 +83,7 @@ fn segment(dst: Ipv4Addr, port: u16, (seq, ack, flags): (u32, u32, u8), payload:
 /// Parses an answer as TCP, with its checksums.
 fn tcp_of(frame: &[u8]) -> tcp::Segment<'_> {
     let ip = ipv4::parse(&frame[14..]).unwrap();
-    tcp::parse(ip.payload, Some((ip.src, ip.dst))).unwrap()
+    tcp::parse(ip.payload, Some((ip.src.into(), ip.dst.into()))).unwrap()
 }
 
 #[test]
@@ -141,7 +141,8 @@ fn a_lease_has_the_options_of_rfc_2132() {
     assert_eq!(address, GUEST);
     let expected = [
         &[53, 1, 2, 54, 4, 192, 168, 65, 1, 51, 4, 0, 0, 14, 16, 1, 4, 255, 255, 255, 0][..],
-        &[28, 4, 192, 168, 65, 255, 3, 4, 192, 168, 65, 1, 6, 4, 192, 168, 65, 1, 26, 2, 0xff, 0xf0],
+        &[28, 4, 192, 168, 65, 255, 3, 4, 192, 168, 65, 1, 6, 4, 192, 168, 65, 1],
+        &[42, 4, 192, 168, 65, 1, 26, 2, 0xff, 0xf0],
         &[12, 4, b'b', b'o', b'a', b't', 15, 3, b'l', b'a', b'n', 119, 5, 1, b'a', 1, b'b', 0, 255],
     ];
     assert!(options.starts_with(&expected.concat()), "{options:?}");
@@ -197,14 +198,31 @@ fn pings_of_gateway_and_host_are_answered_here() {
 }
 
 #[test]
+fn keepalives_of_the_guest_are_answered_and_passed_on_once() {
+    let mut stack = stack();
+    exchange(&mut stack, &segment(OUTSIDE, 80, (100, 0, tcp::SYN), b""));
+    let Some(Effect::TcpConnect { flow, .. }) = stack.pop_effect() else { panic!("no connection") };
+    stack.tcp_connected(flow);
+    let next = tcp_of(&sent(&mut stack)[0]).seq.0 + 1;
+    exchange(&mut stack, &segment(OUTSIDE, 80, (101, next, tcp::ACK), b""));
+    assert_eq!(stack.pop_effect(), None);
+    // RFC 9293 §3.8.4: the byte before the next one, of which there is none.
+    let answers = exchange(&mut stack, &segment(OUTSIDE, 80, (100, next, tcp::ACK), b""));
+    assert_eq!((tcp_of(&answers[0]).ack.0, tcp_of(&answers[0]).flags), (101, tcp::ACK));
+    assert_eq!(stack.pop_effect(), Some(Effect::TcpKeepalive(flow)));
+    exchange(&mut stack, &segment(OUTSIDE, 80, (100, next, tcp::ACK), b""));
+    assert_eq!(stack.pop_effect(), None);
+}
+
+#[test]
 fn pings_of_others_are_passed_on_and_their_answers_back() {
     let mut stack = stack();
     assert!(exchange(&mut stack, &echo(OUTSIDE)).is_empty());
-    let Some(Effect::PingSend { flow, to, ttl, sequence, payload }) = stack.pop_effect() else {
+    let Some(Effect::PingSend { flow, to, hops, sequence, payload }) = stack.pop_effect() else {
         panic!("no ping")
     };
-    assert_eq!((to, ttl, sequence, &payload[..]), (OUTSIDE, 63, 7, &b"hi"[..]));
-    stack.ping_received(NOW, flow, OUTSIDE, 7, b"hi");
+    assert_eq!((to, hops.ttl, sequence, &payload[..]), (std::net::IpAddr::V4(OUTSIDE), 63, 7, &b"hi"[..]));
+    stack.ping_received(NOW, flow, OUTSIDE.into(), 7, b"hi");
     let answers = sent(&mut stack);
     let ip = ipv4::parse(&answers[0][14..]).unwrap();
     assert_eq!((ip.src, &ip.payload[4..]), (OUTSIDE, &[0x12, 0x34, 0, 7, b'h', b'i'][..]));
@@ -222,12 +240,16 @@ fn one_port_of_the_guest_is_one_flow_whoever_it_talks_to() {
     }
     assert_eq!(flows[0].0, flows[1].0);
     assert_ne!(flows[0].0, flows[2].0);
-    assert_eq!(flows[1].1, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 2), "the host's address means loopback");
+    assert_eq!(
+        flows[1].1,
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 2),
+        "the host's address means loopback"
+    );
     // Anybody may answer.
-    stack.udp_received(NOW, flows[0].0, SocketAddrV4::new(Ipv4Addr::new(8, 8, 8, 8), 99), b"answer");
+    stack.udp_received(NOW, flows[0].0, (Ipv4Addr::new(8, 8, 8, 8), 99).into(), b"answer");
     let answers = sent(&mut stack);
     let ip = ipv4::parse(&answers[0][14..]).unwrap();
-    let got = udp::parse(ip.payload, Some((ip.src, ip.dst))).unwrap();
+    let got = udp::parse(ip.payload, Some((ip.src.into(), ip.dst.into()))).unwrap();
     assert_eq!((ip.src.octets()[0], got.src_port, got.dst_port, got.payload), (8, 99, 5000, &b"answer"[..]));
 }
 
@@ -258,7 +280,7 @@ fn a_large_datagram_is_fragmented_and_put_together() {
     exchange(&mut stack, &datagram(OUTSIDE, (5000, 1), b"a"));
     let Some(Effect::UdpSend { flow, .. }) = stack.pop_effect() else { panic!("no datagram") };
     let large: Vec<u8> = (0..9000u32).map(|at| (at * 7) as u8).collect();
-    stack.udp_received(NOW, flow, SocketAddrV4::new(OUTSIDE, 1), &large);
+    stack.udp_received(NOW, flow, (OUTSIDE, 1).into(), &large);
     let frames = sent(&mut stack);
     assert_eq!(frames.len(), 7);
     // What the stack cut, a stack puts together: the fragments, sent back to it from the guest.
@@ -290,7 +312,7 @@ fn errors_of_datagrams_become_icmp_with_the_guests_addresses() {
     exchange(&mut stack, &datagram(OUTSIDE, (5000, 7), b"a"));
     let Some(Effect::UdpSend { flow, to, .. }) = stack.pop_effect() else { panic!("no datagram") };
     let router = Ipv4Addr::new(9, 9, 9, 9);
-    stack.udp_failed(flow, to, DatagramError { kind: 11, code: 0, mtu: 0, from: Some(router) });
+    stack.udp_failed(flow, to, DatagramError { kind: 11, code: 0, mtu: 0, from: Some(router.into()) });
     let answers = sent(&mut stack);
     let ip = ipv4::parse(&answers[0][14..]).unwrap();
     assert_eq!((ip.src, ip.payload[0], ip.payload[1], checksum(ip.payload)), (router, 11, 0, 0));
@@ -321,7 +343,7 @@ fn nothing_is_answered_before_the_host_has_connected() {
         let mut stack = stack();
         assert!(exchange(&mut stack, &segment(OUTSIDE, 80, (100, 0, tcp::SYN), b"")).is_empty());
         let Some(Effect::TcpConnect { flow, to }) = stack.pop_effect() else { panic!("no connection") };
-        assert_eq!(to, SocketAddrV4::new(OUTSIDE, 80));
+        assert_eq!(to, SocketAddr::new(OUTSIDE.into(), 80));
         stack.tcp_connect_failed(flow, error);
         let answers = sent(&mut stack);
         let got = answers.first().map(|frame| (frame[23], if frame[23] == 1 { frame[35] } else { 0 }));
@@ -392,7 +414,7 @@ fn data_leaves_in_super_frames_when_the_link_takes_them() {
     let mut whole = ip.payload.to_vec();
     let sum = checksum(&whole);
     whole[16..18].copy_from_slice(&sum.to_be_bytes());
-    assert!(tcp::parse(&whole, Some((ip.src, ip.dst))).is_ok());
+    assert!(tcp::parse(&whole, Some((ip.src.into(), ip.dst.into()))).is_ok());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What an engine is started with, and what can go wrong.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use vpnkit_stack::ConfigError;
@@ -98,17 +98,17 @@ pub struct Forward {
     /// Where the host listens; port 0 lets it choose.
     pub bind: SocketAddr,
     /// Where it leads.
-    pub guest: SocketAddrV4,
+    pub guest: SocketAddr,
 }
 
 impl Forward {
     /// A TCP port.
-    pub fn tcp(bind: SocketAddr, guest: SocketAddrV4) -> Self {
+    pub fn tcp(bind: SocketAddr, guest: SocketAddr) -> Self {
         Self { protocol: Protocol::Tcp, bind, guest }
     }
 
     /// A UDP port.
-    pub fn udp(bind: SocketAddr, guest: SocketAddrV4) -> Self {
+    pub fn udp(bind: SocketAddr, guest: SocketAddr) -> Self {
         Self { protocol: Protocol::Udp, bind, guest }
     }
 }
@@ -142,7 +142,7 @@ pub enum ForwardError {
     #[error("{0} is not an address of the host", bind.ip())]
     NotLocal { bind: SocketAddr },
     #[error("{guest} is not an address that a guest of {network} can have")]
-    NotGuest { guest: SocketAddrV4, network: String },
+    NotGuest { guest: SocketAddr, network: String },
     #[error("{protocol} {bind} cannot be bound")]
     Os { protocol: Protocol, bind: SocketAddr, source: io::Error },
     #[error("{protocol} {bind} is not forwarded")]

@@ -49,11 +49,8 @@ impl Engine {
     /// # Errors
     /// When the address is in use, not the host's, or not allowed to this process; when the guest's is no guest's.
     pub fn forward(&self, forward: Forward) -> Result<SocketAddr, ForwardError> {
-        let guest = *forward.guest.ip();
-        let ours = [self.network.gateway, self.network.host];
-        if !self.network.contains(guest) || ours.contains(&guest) || forward.guest.port() == 0 {
-            let network = format!("{}/{}", self.network.network(), self.network.prefix);
-            return Err(ForwardError::NotGuest { guest: forward.guest, network });
+        if !self.network.is_guest(forward.guest.ip()) || forward.guest.port() == 0 {
+            return Err(ForwardError::NotGuest { guest: forward.guest, network: self.network.to_string() });
         }
         let bound = Bound::new(forward, self.backlog)?;
         let local = bound.local();

@@ -27,7 +27,7 @@ pub use engine::{Engine, Stopper};
 pub use link::{HubLink, Link, MemoryLink, Received, TapLink};
 pub use vpnkit_stack::wire::ethernet::MacAddr;
 pub use vpnkit_stack::{
-    Config as Network, ConfigError, Counters, Flows, Gso, Limits, Offload, PartialChecksum, TcpSnapshot,
-    UdpSnapshot, VIRTIO_HEADER_BYTES,
+    Config as Network, ConfigError, Counters, Flows, Gso, Ipv6Network, Limits, Offload, PREFIX_BITS,
+    PartialChecksum, TcpSnapshot, UdpSnapshot, VIRTIO_HEADER_BYTES,
 };
 pub use waker::Waker;

@@ -5,7 +5,7 @@ mod engine;
 mod image;
 mod stats;
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -185,7 +185,7 @@ fn network(arguments: &Arguments) -> Result<(vpnkit::Engine, Arc<glue::net::Cabl
             Protocol::Tcp => vpnkit::Protocol::Tcp,
             Protocol::Udp => vpnkit::Protocol::Udp,
         };
-        let guest = SocketAddrV4::new(guest, port.guest);
+        let guest = SocketAddr::new(guest.into(), port.guest);
         engine
             .forward(vpnkit::Forward { protocol, bind: port.bind, guest })
             .map_err(|error| Failure::usage(&format!("-p: {}", crate::failure::chain(&error))))?;

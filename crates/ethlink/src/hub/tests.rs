@@ -101,6 +101,31 @@ fn machines_of_mixed_kinds_reach_the_engine_and_one_another() {
 }
 
 #[test]
+fn what_is_for_all_or_a_group_reaches_the_engine_and_every_other_machine() {
+    let (folder, mut hub) = hub();
+    let path = folder.0.join("stream");
+    hub.listen(Protocol::Qemu, &Address::Unix(path.clone())).unwrap();
+    let mut first = qemu(&path, &frame(0xfe, 1, b""));
+    collect(&mut hub, 1);
+    let mut others = [qemu(&path, &frame(0xfe, 2, b"")), qemu(&path, &frame(0xfe, 3, b""))];
+    collect(&mut hub, 2);
+    // Everybody, a group of IPv4, a group of IPv6.
+    for to in [[0xff; 6], [1, 0, 0x5e, 0, 0, 0xfb], [0x33, 0x33, 0, 0, 0, 0xfb]] {
+        let frame = [&to[..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], b"hear"].concat();
+        let mut bytes = Vec::new();
+        Framing::Be32.put(&mut bytes, &[&frame]);
+        first.write_all(&bytes).unwrap();
+        assert_eq!(collect(&mut hub, 1), [frame.clone()]);
+        settle(&mut hub);
+        for other in &mut others {
+            assert_eq!(read_frame(other), frame);
+        }
+    }
+    first.set_nonblocking(true).unwrap();
+    assert!(first.read(&mut [0; 10]).is_err(), "its own frames came back");
+}
+
+#[test]
 fn a_machine_that_comes_back_has_its_address_again() {
     let (folder, mut hub) = hub();
     let path = folder.0.join("stream");

@@ -1,6 +1,6 @@
 //! The API of gvproxy that machine managers speak: `/services/forwarder/…`, `/stats`.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use ::vpnkit::Forward;
 use axum::extract::State;
@@ -44,7 +44,7 @@ async fn all(State(api): State<Api>) -> Json<Vec<WireForward>> {
 }
 
 async fn expose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result<(), Refusal> {
-    let guest: SocketAddrV4 = wire
+    let guest: SocketAddr = wire
         .remote
         .parse()
         .map_err(|_| Refusal::bad(format!("remote `{}` is not of the form IP:PORT", wire.remote)))?;

@@ -1,7 +1,7 @@
 //! The API of VPNKit's Go client: `/forwards/…`. Paths on the host (`unix`, pipes) need a way into the machine that
 //! Ethernet is not, and are refused.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ::vpnkit::Forward;
 use axum::extract::State;
@@ -95,15 +95,15 @@ impl WirePort {
             return Err(Refusal::bad("a port has no path"));
         }
         let protocol = protocol(&self.proto).map_err(Refusal::bad)?;
-        let guest: Ipv4Addr = self
+        let guest: IpAddr = self
             .in_ip
             .parse()
-            .map_err(|_| Refusal::bad(format!("in_ip `{}` is not an IPv4 address", self.in_ip)))?;
+            .map_err(|_| Refusal::bad(format!("in_ip `{}` is not an address", self.in_ip)))?;
         if self.in_port == 0 {
             return Err(Refusal::bad("in_port is missing"));
         }
         let bind = SocketAddr::new(address(&self.out_ip)?, self.out_port);
-        Ok(Forward { protocol, bind, guest: SocketAddrV4::new(guest, self.in_port) })
+        Ok(Forward { protocol, bind, guest: SocketAddr::new(guest, self.in_port) })
     }
 }
 

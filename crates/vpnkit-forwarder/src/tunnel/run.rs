@@ -193,7 +193,7 @@ impl Runner {
                 continue;
             }
             let Some(link) = self.connected() else { continue };
-            if let Some(id) = link.mux.open(Destination::Tcp(guest.into())) {
+            if let Some(id) = link.mux.open(Destination::Tcp(guest)) {
                 self.flows.insert(id, TcpFlow::new(socket));
             }
         }
@@ -211,7 +211,7 @@ impl Runner {
     fn send_datagrams(&mut self, index: usize) {
         let (Some(link), Some(udp)) = (&mut self.link, self.udp.get_mut(index)) else { return };
         if udp.stream.is_none() {
-            udp.stream = link.mux.open(Destination::Udp(udp.forward.guest.into()));
+            udp.stream = link.mux.open(Destination::Udp(udp.forward.guest));
         }
         if let Some(id) = udp.stream {
             udp.flow.send(&mut link.mux, id);

@@ -1,6 +1,6 @@
 //! ARP: the gateway's and the host's addresses are answered, guests are remembered and asked for.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::Stack;
 use crate::time::Instant;
@@ -15,8 +15,8 @@ impl Stack {
             self.counters.foreign += 1;
             return Ok(());
         }
-        if self.may_send(packet.sender) {
-            self.learn(packet.sender, frame.src);
+        if self.may_send(packet.sender.into()) {
+            self.learn(packet.sender.into(), frame.src);
         }
         let config = &self.config;
         if packet.operation != Operation::Request || ![config.gateway, config.host].contains(&packet.target) {
@@ -34,7 +34,7 @@ impl Stack {
     }
 
     /// Remembers where a guest is, and sends what waited for it.
-    pub(super) fn learn(&mut self, address: Ipv4Addr, mac: MacAddr) {
+    pub(super) fn learn(&mut self, address: IpAddr, mac: MacAddr) {
         if !self.neighbours.learn(address, mac, self.config.limits.neighbours) {
             return;
         }
@@ -47,10 +47,14 @@ impl Stack {
     }
 
     /// Asks who has `address`, not more than once a second.
-    pub(super) fn ask_for(&mut self, now: Instant, address: Ipv4Addr) {
+    pub(super) fn ask_for(&mut self, now: Instant, address: IpAddr) {
         if !self.neighbours.may_request(now, address) {
             return;
         }
+        let address = match address {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => return self.solicit(address),
+        };
         let request = arp::emit(&Packet {
             operation: Operation::Request,
             sender_mac: self.config.gateway_mac,

@@ -62,10 +62,11 @@ impl Leases {
 }
 
 impl Stack {
-    /// Tells guests another domain, and others to search, when they ask next.
+    /// Tells guests another domain, and others to search, when they ask next; those with IPv6 hear at once.
     pub fn set_domains(&mut self, domain: String, search: Vec<String>) {
         self.config.domain = domain;
         self.config.search = search;
+        self.announce();
     }
 
     pub(super) fn take_dhcp(&mut self, frame: &Frame<'_>, payload: &[u8]) -> Result<(), ParseError> {

@@ -3,11 +3,12 @@
 //! Answers of the host's resolvers reach the guest as they are, codes and EDNS included.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::Stack;
 use super::tcp::Owner;
+use crate::config::Ipv6Network;
 use crate::event::{DnsId, Effect, TcpId};
 use crate::time::Instant;
 use crate::wire::dns;
@@ -50,7 +51,7 @@ impl Hosts {
 /// Who asked.
 #[derive(Debug, Clone, Copy)]
 enum Client {
-    Udp { guest: SocketAddrV4, limit_bytes: usize },
+    Udp { guest: SocketAddr, server: SocketAddr, limit_bytes: usize },
     Tcp(TcpId),
 }
 
@@ -70,9 +71,14 @@ impl Stack {
         self.hosts = hosts;
     }
 
-    pub(super) fn take_dns_datagram(&mut self, now: Instant, guest: SocketAddrV4, message: &[u8]) {
+    pub(super) fn take_dns_datagram(
+        &mut self,
+        now: Instant,
+        (guest, server): (SocketAddr, SocketAddr),
+        message: &[u8],
+    ) {
         let limit_bytes = dns::parse(message).map_or(dns::UDP_BYTES_MIN, |query| query.udp_bytes);
-        self.ask(now, Client::Udp { guest, limit_bytes }, message);
+        self.ask(now, Client::Udp { guest, server, limit_bytes }, message);
     }
 
     /// Answers a query, or passes it on.
@@ -108,8 +114,8 @@ impl Stack {
 
     fn asker(&self, client: Client) -> Option<IpAddr> {
         match client {
-            Client::Udp { guest, .. } => Some((*guest.ip()).into()),
-            Client::Tcp(flow) => self.tcp.get(flow.0).map(|flow| (*flow.key.guest.ip()).into()),
+            Client::Udp { guest, .. } => Some(guest.ip()),
+            Client::Tcp(flow) => self.tcp.get(flow.0).map(|flow| flow.key.guest.ip()),
         }
     }
 
@@ -118,14 +124,13 @@ impl Stack {
     fn resolve_here(&self, query: &dns::Query, guest: Option<IpAddr>) -> Option<(Vec<IpAddr>, u32)> {
         let is = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case(&query.name));
         if is(&self.config.host_names) {
-            let host = Some(self.config.host).filter(|host| !host.is_unspecified());
-            return Some((host.map(IpAddr::from).into_iter().collect(), 0));
+            return Some((self.hosts_own(), 0));
         }
         if is(&self.config.guest_names) {
             return Some((guest.into_iter().collect(), 0));
         }
         if is(&self.config.gateway_names) {
-            return Some((vec![self.config.gateway.into()], 0));
+            return Some((self.both(self.config.gateway, |ipv6| ipv6.gateway), 0));
         }
         if ![dns::TYPE_A, dns::TYPE_AAAA].contains(&query.qtype) {
             return None;
@@ -136,10 +141,27 @@ impl Stack {
             IpAddr::V4(v4) if v4.is_loopback() && !is_localhost => {
                 Some(self.config.host.into()).filter(|_| !self.config.host.is_unspecified())
             }
-            IpAddr::V6(v6) if v6.is_loopback() && !is_localhost => None,
+            IpAddr::V6(v6) if v6.is_loopback() && !is_localhost => self
+                .config
+                .ipv6
+                .as_ref()
+                .map(|ipv6| ipv6.host.into())
+                .filter(|host: &IpAddr| !host.is_unspecified()),
             other => Some(*other),
         });
         Some((seen.collect(), 0))
+    }
+
+    /// The host's addresses, if guests reach it.
+    fn hosts_own(&self) -> Vec<IpAddr> {
+        let both = self.both(self.config.host, |ipv6| ipv6.host);
+        both.into_iter().filter(|address| !address.is_unspecified()).collect()
+    }
+
+    /// The addresses of one of the network's own names.
+    fn both(&self, v4: Ipv4Addr, v6: impl Fn(&Ipv6Network) -> Ipv6Addr) -> Vec<IpAddr> {
+        let v6 = self.config.ipv6.as_ref().map(|ipv6| v6(ipv6).into());
+        std::iter::once(v4.into()).chain(v6).collect()
     }
 
     /// Passes an answer of the host's resolvers on; `None` when they gave none.
@@ -158,10 +180,9 @@ impl Stack {
 
     fn reply(&mut self, now: Instant, client: Client, mut message: Vec<u8>) {
         match client {
-            Client::Udp { guest, limit_bytes } => {
+            Client::Udp { guest, server, limit_bytes } => {
                 dns::truncate(&mut message, limit_bytes);
-                let src = (self.config.gateway, dns::PORT);
-                self.queue_udp(now, src, (*guest.ip(), guest.port()), &message);
+                self.queue_udp(now, server, guest, &message);
             }
             Client::Tcp(flow) => {
                 let length = u16::try_from(message.len()).unwrap_or(u16::MAX);

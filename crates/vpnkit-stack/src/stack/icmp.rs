@@ -1,52 +1,72 @@
 //! Ping: answered for the gateway and the host, passed on for others. Spec: RFC 792, RFC 1122 §3.2.2.6.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Stack;
-use crate::event::{DatagramError, Effect, PingId};
+use super::address::Place;
+use super::icmp_error::Fate;
+use crate::event::{ConnectError, DatagramError, Effect, Hops, PingId};
 use crate::time::Instant;
-use crate::wire::{ParseError, icmp, ipv4};
+use crate::wire::{ParseError, icmp, icmpv6, ip};
 
 const IDLE: Duration = Duration::from_secs(60);
 
 /// The echo requests of one identifier.
 #[derive(Debug)]
 pub(super) struct PingFlow {
-    guest: Ipv4Addr,
+    guest: IpAddr,
     ident: u16,
     used: Instant,
 }
 
 impl Stack {
-    pub(super) fn take_icmp(&mut self, now: Instant, packet: &ipv4::Packet<'_>) -> Result<(), ParseError> {
+    pub(super) fn take_icmp(&mut self, now: Instant, packet: &ip::Packet<'_>) -> Result<(), ParseError> {
         let message = icmp::parse(packet.payload)?;
         if message.kind != icmp::ECHO_REQUEST {
             self.counters.unsupported += 1;
             return Ok(());
         }
-        if [self.config.gateway, self.config.host].contains(&packet.dst) {
-            let header = icmp::emit_header(icmp::ECHO_REPLY, 0, message.rest, message.payload);
-            let parts = [&header[..], message.payload];
-            self.queue_ipv4(now, packet.dst, packet.src, ipv4::PROTOCOL_ICMP, &parts);
-            return Ok(());
-        }
-        if packet.ttl <= 1 {
-            self.send_unreachable(packet, icmp::TIME_EXCEEDED, 0);
-            return Ok(());
-        }
-        if !self.is_outside(packet.dst) {
-            self.send_unreachable(packet, icmp::UNREACHABLE, icmp::CODE_HOST);
-            return Ok(());
-        }
-        let flow = self.find_ping(now, packet.src, message.ident());
-        let payload = self.payload(message.payload);
-        let (to, ttl, sequence) = (packet.dst, packet.ttl - 1, message.sequence());
-        self.effects.push_back(Effect::PingSend { flow, to, ttl, sequence, payload });
+        self.take_echo(now, packet, &message);
         Ok(())
     }
 
-    fn find_ping(&mut self, now: Instant, guest: Ipv4Addr, ident: u16) -> PingId {
+    /// Takes an echo request of either version.
+    pub(super) fn take_echo(&mut self, now: Instant, packet: &ip::Packet<'_>, message: &icmp::Message<'_>) {
+        match self.place_of(packet.dst) {
+            Place::Gateway | Place::Host => {
+                self.queue_echo_reply(now, (packet.dst, packet.src), message.rest, message.payload);
+            }
+            _ if packet.ttl <= 1 => self.send_error(packet, Fate::Expired),
+            Place::Nowhere => self.send_error(packet, Fate::NoHost),
+            Place::Outside => {
+                let flow = self.find_ping(now, packet.src, message.ident());
+                let payload = self.payload(message.payload);
+                let hops = Hops { ttl: packet.ttl - 1, dont_fragment: packet.dont_fragment };
+                let (to, sequence) = (packet.dst, message.sequence());
+                self.effects.push_back(Effect::PingSend { flow, to, hops, sequence, payload });
+            }
+        }
+    }
+
+    pub(super) fn queue_echo_reply(
+        &mut self,
+        now: Instant,
+        (src, dst): (IpAddr, IpAddr),
+        rest: u32,
+        payload: &[u8],
+    ) {
+        let (header, protocol) = match (src, dst) {
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let what = (icmpv6::ECHO_REPLY, 0, rest);
+                (icmpv6::emit_header((src, dst), what, payload), ip::PROTOCOL_ICMPV6)
+            }
+            _ => (icmp::emit_header(icmp::ECHO_REPLY, 0, rest, payload), ip::PROTOCOL_ICMP),
+        };
+        self.queue_ip(now, (src, dst), protocol, &[&header, payload]);
+    }
+
+    fn find_ping(&mut self, now: Instant, guest: IpAddr, ident: u16) -> PingId {
         if let Some(id) = self.ping_keys.get(&(guest, ident)) {
             if let Some(flow) = self.pings.get_mut(id.0) {
                 flow.used = now;
@@ -74,36 +94,42 @@ impl Stack {
     }
 
     /// An echo reply came back.
-    pub fn ping_received(&mut self, now: Instant, id: PingId, from: Ipv4Addr, sequence: u16, payload: &[u8]) {
+    pub fn ping_received(&mut self, now: Instant, id: PingId, from: IpAddr, sequence: u16, payload: &[u8]) {
         let Some(flow) = self.pings.get_mut(id.0) else { return };
         flow.used = now;
         let (guest, rest) = (flow.guest, u32::from(flow.ident) << 16 | u32::from(sequence));
-        let header = icmp::emit_header(icmp::ECHO_REPLY, 0, rest, payload);
-        self.queue_ipv4(now, from, guest, ipv4::PROTOCOL_ICMP, &[&header, payload]);
+        if from.is_ipv4() == guest.is_ipv4() {
+            self.queue_echo_reply(now, (from, guest), rest, payload);
+        }
     }
 
-    /// An echo request to `to` came to an error, or could not be sent.
-    pub fn ping_failed(&mut self, id: PingId, to: Ipv4Addr, sequence: u16, error: DatagramError) {
-        let Some(flow) = self.pings.get(id.0) else { return };
+    /// An echo request to `to` came to an error.
+    pub fn ping_failed(&mut self, id: PingId, to: IpAddr, sequence: u16, error: DatagramError) {
+        if let Some((guest, protocol, echo)) = self.echo_request(id, to, sequence) {
+            self.queue_datagram_error((guest, to), protocol, &echo, error);
+        }
+    }
+
+    /// An echo request to `to` could not be sent.
+    pub fn ping_unsent(&mut self, id: PingId, to: IpAddr, sequence: u16, error: ConnectError) {
+        if let Some((guest, protocol, echo)) = self.echo_request(id, to, sequence)
+            && let Some(fate) = Fate::of(error)
+        {
+            self.queue_fate((guest, to), fate, protocol, &echo);
+        }
+    }
+
+    /// The guest, the protocol and the header of a request, for quoting.
+    fn echo_request(&self, id: PingId, to: IpAddr, sequence: u16) -> Option<(IpAddr, u8, [u8; 8])> {
+        let flow = self.pings.get(id.0)?;
         let (guest, rest) = (flow.guest, u32::from(flow.ident) << 16 | u32::from(sequence));
-        let echo = icmp::emit_header(icmp::ECHO_REQUEST, 0, rest, &[]);
-        self.queue_datagram_error(guest, to, ipv4::PROTOCOL_ICMP, &echo, error);
-    }
-
-    /// Queues an ICMP error about a packet of a guest, of which only addresses and the first bytes are known.
-    pub(super) fn queue_datagram_error(
-        &mut self,
-        guest: Ipv4Addr,
-        to: Ipv4Addr,
-        protocol: u8,
-        quoted: &[u8],
-        error: DatagramError,
-    ) {
-        let mut ip = [0; ipv4::HEADER_BYTES];
-        ipv4::Header::new(guest, to, protocol, quoted.len()).emit(&mut ip);
-        let from = error.from.filter(|from| self.is_outside(*from)).unwrap_or(self.config.gateway);
-        let what = (error.kind, error.code, u32::from(error.mtu));
-        self.queue_icmp_error(from, guest, what, &[&ip, quoted]);
+        Some(match (guest, to) {
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let what = (icmpv6::ECHO_REQUEST, 0, rest);
+                (guest, ip::PROTOCOL_ICMPV6, icmpv6::emit_header((src, dst), what, &[]))
+            }
+            _ => (guest, ip::PROTOCOL_ICMP, icmp::emit_header(icmp::ECHO_REQUEST, 0, rest, &[])),
+        })
     }
 
     pub(super) fn sweep_pings(&mut self, now: Instant) {

@@ -2,11 +2,16 @@
 //!
 //! This file owns the state and the order of things; each protocol has its own file.
 
+mod address;
 mod arp;
 mod dhcp;
+mod dhcpv6;
 mod dns;
 mod emit;
 mod icmp;
+mod icmp_error;
+mod ipv6;
+mod ndp;
 mod tcp;
 mod tcp_host;
 mod tcp_output;
@@ -14,17 +19,20 @@ mod udp;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, link_local};
 use crate::event::{Counters, Effect, Flows, PingId, TcpId, UdpId};
-use crate::fragments::Reassembly;
+use crate::fragments::{Part, Reassembly};
 use crate::neighbours::Neighbours;
 use crate::offload::Offload;
 use crate::table::{FlowKey, Seeded, Table};
 use crate::time::Instant;
-use crate::wire::{ParseError, ethernet, ipv4};
+use crate::wire::ipv6::MTU_MIN;
+use crate::wire::{ParseError, ethernet, ip, ipv4};
+
+use icmp_error::Fate;
 
 pub use dns::Hosts;
 
@@ -61,18 +69,21 @@ impl Sockets for () {
 #[derive(Debug)]
 pub struct Stack {
     config: Config,
+    /// The gateway's link-local address: RFC 4861 §4.2 has routers announce themselves by it.
+    router: Ipv6Addr,
     seed: u64,
     draws: u64,
     counters: Counters,
     neighbours: Neighbours,
     reassembly: Reassembly,
     leases: dhcp::Leases,
+    leases_v6: dhcpv6::Leases,
     hosts: Hosts,
     effects: VecDeque<Effect>,
     /// Frames other than TCP, each whole; TCP segments are made when the link has room.
     frames: VecDeque<Vec<u8>>,
     /// Packets for neighbours whose hardware address is not known yet.
-    unresolved: VecDeque<(Ipv4Addr, Vec<u8>)>,
+    unresolved: VecDeque<(IpAddr, Vec<u8>)>,
     spare: Vec<Vec<u8>>,
     tcp: Table<Box<tcp::TcpFlow>>,
     tcp_keys: HashMap<FlowKey, TcpId, Seeded>,
@@ -88,13 +99,15 @@ pub struct Stack {
     time_wait: VecDeque<(Instant, TcpId)>,
     buffered: tcp::Buffered,
     udp: Table<udp::UdpFlow>,
-    udp_keys: HashMap<SocketAddrV4, UdpId, Seeded>,
+    udp_keys: HashMap<SocketAddr, UdpId, Seeded>,
     forward_keys: HashMap<FlowKey, UdpId, Seeded>,
     udp_order: VecDeque<UdpId>,
     pings: Table<icmp::PingFlow>,
-    ping_keys: HashMap<(Ipv4Addr, u16), PingId, Seeded>,
+    ping_keys: HashMap<(IpAddr, u16), PingId, Seeded>,
     dns: Table<dns::Pending>,
     sweep_at: Option<Instant>,
+    /// When the router tells about itself next; never before a guest spoke IPv6.
+    advertise_at: Option<Instant>,
 }
 
 impl Stack {
@@ -102,12 +115,19 @@ impl Stack {
     ///
     /// # Errors
     /// When `config` describes no network.
-    pub fn new(config: Config, seed: u64) -> Result<Self, ConfigError> {
+    pub fn new(mut config: Config, seed: u64) -> Result<Self, ConfigError> {
         config.validate()?;
+        config.ipv6 = config.ipv6.filter(|_| config.mtu >= MTU_MIN);
+        if let Some(ipv6) = config.ipv6.as_mut().filter(|_| config.host.is_unspecified()) {
+            // Who keeps guests from the host means both ways there.
+            ipv6.host = Ipv6Addr::UNSPECIFIED;
+        }
         let hosts = Hosts::default();
         let keyed = Seeded(seed);
         Ok(Self {
             leases: dhcp::Leases::new(&config),
+            leases_v6: dhcpv6::Leases::default(),
+            router: link_local(config.gateway_mac),
             config,
             seed,
             draws: seed,
@@ -136,6 +156,7 @@ impl Stack {
             ping_keys: HashMap::with_hasher(keyed),
             dns: Table::new(),
             sweep_at: None,
+            advertise_at: None,
         })
     }
 
@@ -171,7 +192,9 @@ impl Stack {
         sockets: &mut dyn Sockets,
     ) -> Result<(), ParseError> {
         let frame = ethernet::parse(bytes)?;
-        let ours = frame.dst == self.config.gateway_mac || frame.dst == ethernet::MacAddr::BROADCAST;
+        let ours = frame.dst == self.config.gateway_mac
+            || frame.dst == ethernet::MacAddr::BROADCAST
+            || (frame.ethertype == ethernet::TYPE_IPV6 && frame.dst.0[..2] == [0x33, 0x33]);
         if !ours || !frame.src.is_unicast() || frame.src == self.config.gateway_mac {
             self.counters.foreign += 1;
             return Ok(());
@@ -179,6 +202,7 @@ impl Stack {
         match frame.ethertype {
             ethernet::TYPE_ARP => self.take_arp(&frame),
             ethernet::TYPE_IPV4 => self.take_ipv4(now, offload, &frame, sockets),
+            ethernet::TYPE_IPV6 => self.take_ipv6(now, offload, &frame, sockets),
             _ => {
                 self.counters.unsupported += 1;
                 Ok(())
@@ -198,37 +222,42 @@ impl Stack {
         if packet.src.is_unspecified() {
             return self.take_unconfigured(now, frame, &packet, verify);
         }
-        if !self.may_send(packet.src) {
+        if !self.may_send(packet.src.into()) {
             self.counters.foreign += 1;
             return Ok(());
         }
-        self.learn(packet.src, frame.src);
+        self.learn(packet.src.into(), frame.src);
         if packet.is_fragment() {
-            if let Some(payload) = self.reassembly.add(now, &packet) {
-                let whole =
-                    ipv4::Packet { payload: &payload, more_fragments: false, fragment_offset: 0, ..packet };
-                return self.take_datagram(now, frame, &whole, true, sockets);
-            }
-            return Ok(());
+            let part = Part {
+                ends: (packet.src.into(), packet.dst.into()),
+                ident: packet.ident.into(),
+                protocol: packet.protocol,
+                offset: packet.fragment_offset,
+                more: packet.more_fragments,
+                payload: packet.payload,
+            };
+            let Some(payload) = self.reassembly.add(now, &part) else { return Ok(()) };
+            let whole = ip::Packet { payload: &payload, dont_fragment: false, ..packet.datagram() };
+            return self.take_datagram(now, frame, &whole, true, sockets);
         }
-        self.take_datagram(now, frame, &packet, verify, sockets)
+        self.take_datagram(now, frame, &packet.datagram(), verify, sockets)
     }
 
     fn take_datagram(
         &mut self,
         now: Instant,
         frame: &ethernet::Frame<'_>,
-        packet: &ipv4::Packet<'_>,
+        packet: &ip::Packet<'_>,
         verify: bool,
         sockets: &mut dyn Sockets,
     ) -> Result<(), ParseError> {
         match packet.protocol {
-            ipv4::PROTOCOL_TCP => self.take_tcp(now, packet, verify, sockets),
-            ipv4::PROTOCOL_UDP => self.take_udp(now, frame, packet, verify),
-            ipv4::PROTOCOL_ICMP => self.take_icmp(now, packet),
+            ip::PROTOCOL_TCP => self.take_tcp(now, packet, verify, sockets),
+            ip::PROTOCOL_UDP => self.take_udp(now, frame, packet, verify),
+            ip::PROTOCOL_ICMP if packet.src.is_ipv4() => self.take_icmp(now, packet),
             _ => {
                 self.counters.unsupported += 1;
-                self.send_unreachable(packet, crate::wire::icmp::UNREACHABLE, 2);
+                self.send_error(packet, Fate::NoProtocol);
                 Ok(())
             }
         }
@@ -242,24 +271,11 @@ impl Stack {
         packet: &ipv4::Packet<'_>,
         verify: bool,
     ) -> Result<(), ParseError> {
-        if packet.protocol == ipv4::PROTOCOL_UDP && !packet.is_fragment() {
-            return self.take_udp(now, frame, packet, verify);
+        if packet.protocol == ip::PROTOCOL_UDP && !packet.is_fragment() {
+            return self.take_udp(now, frame, &packet.datagram(), verify);
         }
         self.counters.foreign += 1;
         Ok(())
-    }
-
-    /// Whether a guest may have this source address.
-    fn may_send(&self, src: Ipv4Addr) -> bool {
-        let config = &self.config;
-        config.contains(src)
-            && ![config.gateway, config.host, config.network(), config.broadcast()].contains(&src)
-    }
-
-    /// Whether an address is one that hosts outside can have.
-    fn is_outside(&self, address: Ipv4Addr) -> bool {
-        let [first, ..] = address.octets();
-        !self.config.contains(address) && first != 0 && first != 127 && first < 224
     }
 
     /// Returns the next effect.
@@ -293,13 +309,14 @@ impl Stack {
     pub fn deadline(&self) -> Option<Instant> {
         let timer = self.timers.peek().map(|entry| entry.0.0);
         let wait = self.time_wait.front().map(|entry| entry.0);
-        [timer, wait, self.sweep_at].into_iter().flatten().min()
+        [timer, wait, self.sweep_at, self.advertise_at].into_iter().flatten().min()
     }
 
     /// Acts on everything that is due; may be called at any time.
     pub fn on_time(&mut self, now: Instant) {
         self.expire_tcp_timers(now);
         self.expire_time_wait(now);
+        self.advertise(now);
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(now);
         }

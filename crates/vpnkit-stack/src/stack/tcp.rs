@@ -1,15 +1,17 @@
 //! TCP flows: which segment belongs to which, how they begin and end. Spec: RFC 9293 §3.10.7.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::address::Place;
+use super::icmp_error::Fate;
 use super::{Sockets, Stack};
 use crate::event::{Effect, TcpId, TcpSnapshot};
 use crate::table::FlowKey;
 use crate::tcp::{Changes, Endpoint, Phase, Settings};
 use crate::time::Instant;
 use crate::wire::tcp::{ACK, HEADER_BYTES, Header, RST, SYN, Segment, Seq, parse};
-use crate::wire::{ParseError, dns, ethernet, icmp, ipv4};
+use crate::wire::{ParseError, dns, ip};
 
 /// How long TIME-WAIT lasts. RFC 9293 §3.4.2 says four minutes, for segments that wander; on this link none does, and
 /// what is late only has to be told apart from a new connection, which sequence numbers do.
@@ -42,6 +44,8 @@ pub(super) struct TcpFlow {
     pub shutdown_told: bool,
     /// Whether the host knows nothing of it any more.
     pub host_gone: bool,
+    /// Whether the host was told that the guest wants to know of a dead peer.
+    pub keepalive_told: bool,
     /// Whether it was idle for the last sweep's time.
     pub quiet: bool,
     pub bytes_up: u64,
@@ -63,13 +67,13 @@ impl Stack {
     pub(super) fn take_tcp(
         &mut self,
         now: Instant,
-        packet: &ipv4::Packet<'_>,
+        packet: &ip::Packet<'_>,
         verify: bool,
         sockets: &mut dyn Sockets,
     ) -> Result<(), ParseError> {
         let segment = parse(packet.payload, verify.then_some((packet.src, packet.dst)))?;
-        let guest = SocketAddrV4::new(packet.src, segment.src_port);
-        let remote = SocketAddrV4::new(packet.dst, segment.dst_port);
+        let guest = SocketAddr::new(packet.src, segment.src_port);
+        let remote = SocketAddr::new(packet.dst, segment.dst_port);
         let key = FlowKey { guest, remote };
         if let Some(id) = self.tcp_keys.get(&key).copied() {
             if !self.is_superseded(id, &segment) {
@@ -112,6 +116,10 @@ impl Stack {
         flow.quiet = false;
         if changes.received {
             flow.bytes_up += u64::from(flow.endpoint.data_received().wrapping_sub(before));
+        }
+        if changes.keepalive && direct && !flow.keepalive_told {
+            flow.keepalive_told = true;
+            self.effects.push_back(Effect::TcpKeepalive(id));
         }
         let key = flow.key;
         if let Some(seq) = changes.refuse {
@@ -185,18 +193,14 @@ impl Stack {
     }
 
     /// Begins a flow with a guest's SYN, or says why not.
-    fn open_from_guest(&mut self, now: Instant, packet: &ipv4::Packet<'_>, key: FlowKey, syn: &Segment<'_>) {
-        let remote = key.remote;
-        let (owner, to) = if packet.dst == self.config.gateway && remote.port() == dns::PORT {
-            (Owner::Dns { pending: 0 }, remote)
-        } else if packet.dst == self.config.gateway || key.guest.port() == 0 || remote.port() == 0 {
-            return self.refuse(key, syn);
-        } else if packet.dst == self.config.host {
-            (Owner::Host, SocketAddrV4::new(Ipv4Addr::LOCALHOST, remote.port()))
-        } else if self.is_outside(packet.dst) {
-            (Owner::Host, remote)
-        } else {
-            return self.send_unreachable(packet, icmp::UNREACHABLE, icmp::CODE_HOST);
+    fn open_from_guest(&mut self, now: Instant, packet: &ip::Packet<'_>, key: FlowKey, syn: &Segment<'_>) {
+        let place = self.place_of(packet.dst);
+        let owner = match place {
+            Place::Gateway if key.remote.port() == dns::PORT => Owner::Dns { pending: 0 },
+            Place::Gateway => return self.refuse(key, syn),
+            _ if key.guest.port() == 0 || key.remote.port() == 0 => return self.refuse(key, syn),
+            Place::Host | Place::Outside => Owner::Host,
+            Place::Nowhere => return self.send_error(packet, Fate::NoHost),
         };
         if self.tcp_connecting >= self.config.limits.tcp_connecting {
             self.counters.over_limit += 1;
@@ -208,6 +212,7 @@ impl Stack {
         };
         let id = self.add_tcp(now, key, Endpoint::passive(&settings, syn), owner);
         if owner == Owner::Host {
+            let to = self.outward(place, key.remote);
             self.effects.push_back(Effect::TcpConnect { flow: id, to });
             self.tcp_connecting += 1;
             if let Some(flow) = self.tcp.get_mut(id.0) {
@@ -234,7 +239,7 @@ impl Stack {
             return None;
         }
         let window_bytes_max = if scarce { window_bytes } else { limits.window_bytes_max.max(window_bytes) };
-        let mss = self.config.mtu - (ipv4::HEADER_BYTES + HEADER_BYTES) as u16;
+        let mss = self.config.mtu - (ip::header_bytes(key.guest.ip()) + HEADER_BYTES) as u16;
         Some(Settings { iss: self.initial_sequence(now, key), mss, window_bytes, window_bytes_max })
     }
 
@@ -257,6 +262,7 @@ impl Stack {
             starved: false,
             shutdown_told: false,
             host_gone: false,
+            keepalive_told: false,
             quiet: false,
             bytes_up: 0,
             bytes_down: 0,
@@ -301,7 +307,7 @@ impl Stack {
 
     /// Queues a reset towards the guest.
     pub(super) fn queue_reset(&mut self, key: FlowKey, seq: Seq, ack: Option<Seq>) {
-        let Some(mac) = self.neighbours.find(*key.guest.ip()) else { return };
+        let Some(mac) = self.neighbours.find(key.guest.ip()) else { return };
         let mut bytes = [0; crate::wire::tcp::HEADER_BYTES_MAX];
         let header = Header {
             src_port: key.remote.port(),
@@ -313,13 +319,11 @@ impl Stack {
             options: &[],
         };
         let count = header.emit(&mut bytes);
-        let (src, dst) = (*key.remote.ip(), *key.guest.ip());
-        let mut sum = crate::wire::checksum::Checksum::pseudo_v4(src, dst, ipv4::PROTOCOL_TCP, count);
+        let (src, dst) = (key.remote.ip(), key.guest.ip());
+        let mut sum = crate::wire::checksum::Checksum::pseudo(src, dst, ip::PROTOCOL_TCP, count);
         sum.add(&bytes[..count]);
         bytes[16..18].copy_from_slice(&sum.finish().to_be_bytes());
-        let mut ip = [0; ipv4::HEADER_BYTES];
-        ipv4::Header::new(src, dst, ipv4::PROTOCOL_TCP, count).emit(&mut ip);
-        self.queue_frame(mac, ethernet::TYPE_IPV4, &[&ip, &bytes[..count]]);
+        self.queue_packet(mac, (src, dst), ip::PROTOCOL_TCP, &[&bytes[..count]]);
     }
 
     pub(super) fn expire_time_wait(&mut self, now: Instant) {

@@ -2,17 +2,18 @@
 //!
 //! Identifiers of flows that are over are ignored: the host may learn of it later than it happened.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 
 use super::Stack;
+use super::icmp_error::Fate;
 use super::tcp::{Owner, TcpFlow};
 use super::tcp_output::frame_data_bytes;
 use crate::event::{ConnectError, TcpId};
 use crate::table::FlowKey;
 use crate::tcp::Endpoint;
 use crate::time::Instant;
+use crate::wire::ip;
 use crate::wire::tcp::SYN;
-use crate::wire::{icmp, ipv4};
 
 /// Ports tried for a peer whose own port is in use.
 const ALIASES_MAX: u16 = 256;
@@ -41,13 +42,10 @@ impl Stack {
         let (key, irs) = (flow.key, flow.endpoint.irs());
         flow.host_gone = true;
         self.remove_tcp(id, true);
-        let code = match error {
-            ConnectError::Refused => return self.queue_reset(key, crate::wire::tcp::Seq(0), Some(irs + 1)),
-            ConnectError::TimedOut => return,
-            ConnectError::NetUnreachable => icmp::CODE_NET,
-            ConnectError::HostUnreachable => icmp::CODE_HOST,
-            ConnectError::Prohibited => icmp::CODE_PROHIBITED,
-        };
+        if error == ConnectError::Refused {
+            return self.queue_reset(key, crate::wire::tcp::Seq(0), Some(irs + 1));
+        }
+        let Some(fate) = Fate::of(error) else { return };
         let mut syn = [0; crate::wire::tcp::HEADER_BYTES_MAX];
         let header = crate::wire::tcp::Header {
             src_port: key.guest.port(),
@@ -59,18 +57,16 @@ impl Stack {
             options: &[],
         };
         let count = header.emit(&mut syn);
-        let mut ip = [0; ipv4::HEADER_BYTES];
-        ipv4::Header::new(*key.guest.ip(), *key.remote.ip(), ipv4::PROTOCOL_TCP, count).emit(&mut ip);
-        let what = (icmp::UNREACHABLE, code, 0);
-        self.queue_icmp_error(self.config.gateway, *key.guest.ip(), what, &[&ip, &syn[..count]]);
+        let ends = (key.guest.ip(), key.remote.ip());
+        self.queue_fate(ends, fate, ip::PROTOCOL_TCP, &syn[..count]);
     }
 
     /// Opens a connection to `guest` for `peer`, who came to a forwarded port. Data may be queued at once; if the
     /// guest refuses, [`crate::Effect::TcpClosed`] tells. `None` when there are too many flows.
-    pub fn tcp_open(&mut self, now: Instant, peer: SocketAddr, guest: SocketAddrV4) -> Option<TcpId> {
-        let address = self.alias_of(peer);
+    pub fn tcp_open(&mut self, now: Instant, peer: SocketAddr, guest: SocketAddr) -> Option<TcpId> {
+        let address = self.alias_of(peer, guest);
         let mut port = peer.port().max(1);
-        let mut key = FlowKey { guest, remote: SocketAddrV4::new(address, port) };
+        let mut key = FlowKey { guest, remote: SocketAddr::new(address, port) };
         let mut tries = 0;
         while self.tcp_keys.contains_key(&key) {
             tries += 1;

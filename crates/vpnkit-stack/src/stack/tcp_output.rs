@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::io::IoSlice;
+use std::net::IpAddr;
 
 use super::tcp::TcpFlow;
 use super::{FrameSink, Stack};
@@ -12,13 +13,11 @@ use crate::tcp::Plan;
 use crate::time::Instant;
 use crate::wire::checksum::Checksum;
 use crate::wire::ethernet::{self, MacAddr};
-use crate::wire::ipv4;
 use crate::wire::tcp::{HEADER_BYTES_MAX, Header};
+use crate::wire::{ip, ipv4, ipv6};
 
-/// Where the TCP header of a frame starts.
-const TCP_AT: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES;
-/// Data of the largest super-frame: IPv4's total length counts the headers too.
-const GSO_BYTES_MAX: usize = 65535 - ipv4::HEADER_BYTES - HEADER_BYTES_MAX;
+/// Data of the largest super-frame: IPv4's total length counts the headers too, and for IPv6 devices do.
+const GSO_BYTES_MAX: usize = 65535 - ipv6::HEADER_BYTES - HEADER_BYTES_MAX;
 /// Data that a flow sends before it is the next one's turn, in bytes.
 const TURN_BYTES: usize = 128 * 1024;
 
@@ -79,7 +78,7 @@ impl Stack {
         let Some(flow) = self.tcp.get_mut(id.0) else { return Turn::Done };
         let config = &self.config;
         let len_max = if config.offload { GSO_BYTES_MAX } else { flow.endpoint.segment_bytes() };
-        let mac = self.neighbours.find(*flow.key.guest.ip());
+        let mac = self.neighbours.find(flow.key.guest.ip());
         let mut sent = 0;
         while let Some(plan) = flow.endpoint.plan(len_max) {
             if sent >= TURN_BYTES {
@@ -102,7 +101,7 @@ impl Stack {
     }
 
     fn await_neighbour(&mut self, now: Instant, id: TcpId) {
-        let Some(address) = self.tcp.get(id.0).map(|flow| *flow.key.guest.ip()) else { return };
+        let Some(address) = self.tcp.get(id.0).map(|flow| flow.key.guest.ip()) else { return };
         if !self.waiting.contains(&id) && self.waiting.len() < self.config.limits.tcp_connecting {
             self.waiting.push(id);
         }
@@ -157,8 +156,9 @@ fn send_segment(
     mac: MacAddr,
     sink: &mut dyn FrameSink,
 ) -> Option<usize> {
-    let mut head = [0; TCP_AT + HEADER_BYTES_MAX];
-    let (src, dst) = (*flow.key.remote.ip(), *flow.key.guest.ip());
+    let mut head = [0; ethernet::HEADER_BYTES + ipv6::HEADER_BYTES + HEADER_BYTES_MAX];
+    let (src, dst) = (flow.key.remote.ip(), flow.key.guest.ip());
+    let tcp_at = ethernet::HEADER_BYTES + ip::header_bytes(dst);
     let header = Header {
         src_port: flow.key.remote.port(),
         dst_port: flow.key.guest.port(),
@@ -168,28 +168,39 @@ fn send_segment(
         window: plan.window,
         options: plan.options(),
     };
-    let header_bytes = header.emit(&mut head[TCP_AT..]);
+    let header_bytes = header.emit(&mut head[tcp_at..]);
     let segment_bytes = header_bytes + plan.len;
-    ethernet::emit(&mut head, mac, config.gateway_mac, ethernet::TYPE_IPV4);
-    let ip = ipv4::Header::new(src, dst, ipv4::PROTOCOL_TCP, segment_bytes);
-    ip.emit(&mut head[ethernet::HEADER_BYTES..]);
+    let ip = &mut head[ethernet::HEADER_BYTES..];
+    let (ethertype, mut sum) = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            ipv4::Header::new(src, dst, ip::PROTOCOL_TCP, segment_bytes).emit(ip);
+            (ethernet::TYPE_IPV4, Checksum::pseudo_v4(src, dst, ip::PROTOCOL_TCP, segment_bytes))
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            ipv6::Header::new(src, dst, ip::PROTOCOL_TCP, segment_bytes).emit(ip);
+            (ethernet::TYPE_IPV6, Checksum::pseudo_v6(src, dst, ip::PROTOCOL_TCP, segment_bytes))
+        }
+        // Both ends of a flow are of one family.
+        _ => return None,
+    };
+    ethernet::emit(&mut head, mac, config.gateway_mac, ethertype);
     let (first, second) = flow.endpoint.queued(plan.offset, plan.len);
-    let mut sum = Checksum::pseudo_v4(src, dst, ipv4::PROTOCOL_TCP, segment_bytes);
     let mut offload = Offload::NONE;
     let checksum = if config.offload {
-        offload.needs_checksum = Some(PartialChecksum { start: TCP_AT as u16, offset: 16 });
+        offload.needs_checksum = Some(PartialChecksum { start: tcp_at as u16, offset: 16 });
         if plan.len > usize::from(plan.mss) {
-            offload.gso = Gso::TcpV4 { mss: plan.mss };
+            let mss = plan.mss;
+            offload.gso = if dst.is_ipv4() { Gso::TcpV4 { mss } } else { Gso::TcpV6 { mss } };
         }
         sum.partial()
     } else {
-        sum.add(&head[TCP_AT..TCP_AT + header_bytes]);
+        sum.add(&head[tcp_at..tcp_at + header_bytes]);
         sum.add(first);
         sum.add(second);
         sum.finish()
     };
-    head[TCP_AT + 16..TCP_AT + 18].copy_from_slice(&checksum.to_be_bytes());
-    let head = &head[..TCP_AT + header_bytes];
+    head[tcp_at + 16..tcp_at + 18].copy_from_slice(&checksum.to_be_bytes());
+    let head = &head[..tcp_at + header_bytes];
     let parts = [IoSlice::new(head), IoSlice::new(first), IoSlice::new(second)];
     let used = if !second.is_empty() {
         3

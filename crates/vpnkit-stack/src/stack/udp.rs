@@ -1,15 +1,17 @@
 //! UDP: one host socket for each port of a guest, whoever it talks to (endpoint-independent mapping), and ports of the
 //! host that are forwarded to a guest. Spec: RFC 768, RFC 4787.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Stack;
-use crate::event::{DatagramError, Effect, ForwardId, UdpId, UdpSnapshot};
+use super::address::Place;
+use super::icmp_error::Fate;
+use crate::event::{ConnectError, DatagramError, Effect, ForwardId, Hops, UdpId, UdpSnapshot};
 use crate::table::FlowKey;
 use crate::time::Instant;
 use crate::wire::ethernet::Frame;
-use crate::wire::{ParseError, dhcp, dns, icmp, ipv4, udp};
+use crate::wire::{ParseError, dhcp, dns, ip, udp};
 
 /// RFC 4787 §4.3 says two minutes or more (SHOULD); VPNKit had one, and local machines are many.
 const IDLE: Duration = Duration::from_secs(60);
@@ -22,13 +24,13 @@ enum Origin {
     /// The guest: any peer may answer.
     Guest,
     /// A peer of a forwarded port, whom the guest knows as `remote`.
-    Peer { forward: ForwardId, peer: SocketAddr, remote: SocketAddrV4 },
+    Peer { forward: ForwardId, peer: SocketAddr, remote: SocketAddr },
 }
 
 /// A flow.
 #[derive(Debug)]
 pub(super) struct UdpFlow {
-    guest: SocketAddrV4,
+    guest: SocketAddr,
     origin: Origin,
     used: Instant,
     /// Whether it was used since it was last considered for eviction.
@@ -42,29 +44,31 @@ impl Stack {
         &mut self,
         now: Instant,
         frame: &Frame<'_>,
-        packet: &ipv4::Packet<'_>,
+        packet: &ip::Packet<'_>,
         verify: bool,
     ) -> Result<(), ParseError> {
         let datagram = udp::parse(packet.payload, verify.then_some((packet.src, packet.dst)))?;
-        let to_server = packet.dst == self.config.gateway || packet.dst.is_broadcast();
-        if to_server && datagram.dst_port == dhcp::SERVER_PORT && datagram.src_port == dhcp::CLIENT_PORT {
-            return self.take_dhcp(frame, datagram.payload);
+        if let IpAddr::V4(dst) = packet.dst {
+            let to_server = dst == self.config.gateway || dst.is_broadcast();
+            if to_server && datagram.dst_port == dhcp::SERVER_PORT && datagram.src_port == dhcp::CLIENT_PORT {
+                return self.take_dhcp(frame, datagram.payload);
+            }
         }
         if packet.src.is_unspecified() || datagram.dst_port == 0 {
             self.counters.foreign += 1;
             return Ok(());
         }
-        let guest = SocketAddrV4::new(packet.src, datagram.src_port);
-        let remote = SocketAddrV4::new(packet.dst, datagram.dst_port);
+        let guest = SocketAddr::new(packet.src, datagram.src_port);
+        let remote = SocketAddr::new(packet.dst, datagram.dst_port);
         if let Some(id) = self.forward_keys.get(&FlowKey { guest, remote }).copied() {
             self.reply_to_peer(now, id, datagram.payload);
             return Ok(());
         }
-        if packet.dst == self.config.gateway && datagram.dst_port == dns::PORT {
-            self.take_dns_datagram(now, guest, datagram.payload);
+        if datagram.dst_port == dns::PORT && self.place_of(packet.dst) == Place::Gateway {
+            self.take_dns_datagram(now, (guest, remote), datagram.payload);
             return Ok(());
         }
-        self.send_out(now, packet, guest, remote, datagram.payload);
+        self.send_out(now, packet, (guest, remote), datagram.payload);
         Ok(())
     }
 
@@ -72,21 +76,16 @@ impl Stack {
     fn send_out(
         &mut self,
         now: Instant,
-        packet: &ipv4::Packet<'_>,
-        guest: SocketAddrV4,
-        remote: SocketAddrV4,
+        packet: &ip::Packet<'_>,
+        (guest, remote): (SocketAddr, SocketAddr),
         payload: &[u8],
     ) {
-        let to = if packet.dst == self.config.host {
-            SocketAddrV4::new(Ipv4Addr::LOCALHOST, remote.port())
-        } else if self.is_outside(packet.dst) {
-            remote
-        } else {
-            let code = if packet.dst == self.config.gateway { icmp::CODE_PORT } else { icmp::CODE_HOST };
-            return self.send_unreachable(packet, icmp::UNREACHABLE, code);
-        };
-        if packet.ttl <= 1 && packet.dst != self.config.host {
-            return self.send_unreachable(packet, icmp::TIME_EXCEEDED, 0);
+        let place = self.place_of(packet.dst);
+        match place {
+            Place::Gateway => return self.send_error(packet, Fate::NoPort),
+            Place::Nowhere => return self.send_error(packet, Fate::NoHost),
+            Place::Outside if packet.ttl <= 1 => return self.send_error(packet, Fate::Expired),
+            Place::Outside | Place::Host => {}
         }
         let flow = match self.udp_keys.get(&guest) {
             Some(id) => *id,
@@ -97,10 +96,14 @@ impl Stack {
             }
         };
         self.count_udp(now, flow, payload.len(), 0);
-        let payload = self.payload(payload);
+        let (to, payload) = (self.outward(place, remote), self.payload(payload));
         // To the host itself there is no hop.
-        let ttl = if to.ip().is_loopback() { 64 } else { packet.ttl - 1 };
-        self.effects.push_back(Effect::UdpSend { flow, to, ttl, payload });
+        let hops = if place == Place::Host {
+            Hops { ttl: 64, dont_fragment: false }
+        } else {
+            Hops { ttl: packet.ttl - 1, dont_fragment: packet.dont_fragment }
+        };
+        self.effects.push_back(Effect::UdpSend { flow, to, hops, payload });
     }
 
     fn reply_to_peer(&mut self, now: Instant, id: UdpId, payload: &[u8]) {
@@ -123,7 +126,7 @@ impl Stack {
     }
 
     /// Adds a flow, after the one used least recently made way if there are too many.
-    fn add_udp(&mut self, now: Instant, guest: SocketAddrV4, origin: Origin) -> UdpId {
+    fn add_udp(&mut self, now: Instant, guest: SocketAddr, origin: Origin) -> UdpId {
         while self.udp.len() >= self.config.limits.udp_flows.max(1) {
             self.counters.over_limit += 1;
             self.evict_udp();
@@ -163,19 +166,31 @@ impl Stack {
     }
 
     /// A datagram came to the socket of a flow.
-    pub fn udp_received(&mut self, now: Instant, id: UdpId, from: SocketAddrV4, payload: &[u8]) {
+    pub fn udp_received(&mut self, now: Instant, id: UdpId, from: SocketAddr, payload: &[u8]) {
         let Some(guest) = self.udp.get(id.0).map(|flow| flow.guest) else { return };
+        if guest.is_ipv4() != from.is_ipv4() {
+            return;
+        }
         self.count_udp(now, id, 0, payload.len());
-        let src = if from.ip().is_loopback() { self.config.host_alias() } else { *from.ip() };
-        self.queue_udp(now, (src, from.port()), (*guest.ip(), guest.port()), payload);
+        self.queue_udp(now, SocketAddr::new(self.inward(from.ip()), from.port()), guest, payload);
     }
 
     /// A datagram of a flow to `to` came to an error.
-    pub fn udp_failed(&mut self, id: UdpId, to: SocketAddrV4, error: DatagramError) {
+    pub fn udp_failed(&mut self, id: UdpId, to: SocketAddr, error: DatagramError) {
         let Some(guest) = self.udp.get(id.0).map(|flow| flow.guest) else { return };
-        let address = if to.ip().is_loopback() { self.config.host_alias() } else { *to.ip() };
-        let header = udp::emit_header((*guest.ip(), guest.port()), (address, to.port()), &[]);
-        self.queue_datagram_error(*guest.ip(), address, ipv4::PROTOCOL_UDP, &header, error);
+        let remote = SocketAddr::new(self.inward(to.ip()), to.port());
+        let header = udp::emit_header(guest, remote, &[]);
+        self.queue_datagram_error((guest.ip(), remote.ip()), ip::PROTOCOL_UDP, &header, error);
+    }
+
+    /// A datagram of a flow to `to` could not be sent.
+    pub fn udp_unsent(&mut self, id: UdpId, to: SocketAddr, error: ConnectError) {
+        let Some(guest) = self.udp.get(id.0).map(|flow| flow.guest) else { return };
+        let remote = SocketAddr::new(self.inward(to.ip()), to.port());
+        if let Some(fate) = Fate::of(error) {
+            let header = udp::emit_header(guest, remote, &[]);
+            self.queue_fate((guest.ip(), remote.ip()), fate, ip::PROTOCOL_UDP, &header);
+        }
     }
 
     /// A datagram came to a forwarded port: it goes to `guest`, and what the guest answers comes back as
@@ -185,7 +200,7 @@ impl Stack {
         now: Instant,
         forward: ForwardId,
         peer: SocketAddr,
-        guest: SocketAddrV4,
+        guest: SocketAddr,
         payload: &[u8],
     ) {
         let Some((id, remote)) = self.find_peer(now, forward, peer, guest) else {
@@ -193,7 +208,7 @@ impl Stack {
             return;
         };
         self.count_udp(now, id, 0, payload.len());
-        self.queue_udp(now, (*remote.ip(), remote.port()), (*guest.ip(), guest.port()), payload);
+        self.queue_udp(now, remote, guest, payload);
     }
 
     fn find_peer(
@@ -201,12 +216,12 @@ impl Stack {
         now: Instant,
         forward: ForwardId,
         peer: SocketAddr,
-        guest: SocketAddrV4,
-    ) -> Option<(UdpId, SocketAddrV4)> {
-        let address = self.alias_of(peer);
+        guest: SocketAddr,
+    ) -> Option<(UdpId, SocketAddr)> {
+        let address = self.alias_of(peer, guest);
         for step in 0..ALIASES_MAX {
             let port = peer.port().checked_add(step).unwrap_or(1024 + step);
-            let remote = SocketAddrV4::new(address, port);
+            let remote = SocketAddr::new(address, port);
             let key = FlowKey { guest, remote };
             let Some(id) = self.forward_keys.get(&key).copied() else {
                 let id = self.add_udp(now, guest, Origin::Peer { forward, peer, remote });
@@ -219,14 +234,6 @@ impl Stack {
             }
         }
         None
-    }
-
-    /// The address by which a guest knows a peer of a forwarded port.
-    pub(super) fn alias_of(&self, peer: SocketAddr) -> Ipv4Addr {
-        match peer {
-            SocketAddr::V4(v4) if self.is_outside(*v4.ip()) => *v4.ip(),
-            _ => self.config.host_alias(),
-        }
     }
 
     /// Forgets the flows of a forwarded port.

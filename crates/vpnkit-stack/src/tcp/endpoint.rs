@@ -81,6 +81,8 @@ pub(crate) struct Changes {
     pub acked: bool,
     /// The segment deserves a reset with this sequence number; the endpoint is unchanged.
     pub refuse: Option<Seq>,
+    /// The peer asked whether anybody is there: RFC 9293 §3.8.4.
+    pub keepalive: bool,
 }
 
 /// The endpoint.

@@ -89,6 +89,7 @@ impl Endpoint {
             return changes;
         }
         if !self.is_acceptable(segment) {
+            changes.keepalive = segment.flags == ACK && segment.is_empty() && segment.seq + 1 == self.rcv_nxt;
             let answer = !segment.has(RST) && (!segment.payload.is_empty() || self.may_answer(now));
             self.ack_due |= answer;
             return changes;

@@ -1,6 +1,6 @@
 //! The Internet checksum: a one's complement sum, gathered over several pieces. Spec: RFC 1071.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A sum in progress. Pieces may have any length; an odd piece shifts those after it as if they were joined.
 #[derive(Debug, Clone, Copy, Default)]
@@ -10,6 +10,28 @@ pub struct Checksum {
 }
 
 impl Checksum {
+    /// Starts with the pseudo header of either version; both addresses are of one family.
+    pub fn pseudo(src: IpAddr, dst: IpAddr, protocol: u8, length_bytes: usize) -> Self {
+        match (src, dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => Self::pseudo_v4(src, dst, protocol, length_bytes),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => Self::pseudo_v6(src, dst, protocol, length_bytes),
+            // No packet has such addresses; a sum of nothing matches none.
+            _ => Self::default(),
+        }
+    }
+
+    /// Starts with the pseudo header of everything over IPv6. `length_bytes` counts header and payload.
+    ///
+    /// Spec: RFC 8200 §8.1.
+    pub fn pseudo_v6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, length_bytes: usize) -> Self {
+        let mut sum = Self::default();
+        sum.add(&src.octets());
+        sum.add(&dst.octets());
+        sum.add(&(length_bytes as u32).to_be_bytes());
+        sum.add(&[0, 0, 0, protocol]);
+        sum
+    }
+
     /// Starts with the pseudo header of TCP and UDP over IPv4. `length_bytes` counts header and payload.
     ///
     /// Spec: RFC 9293 §3.1, RFC 768.

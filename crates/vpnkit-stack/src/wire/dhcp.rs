@@ -98,7 +98,7 @@ pub fn parse(bytes: &[u8]) -> Result<Request, ParseError> {
 /// What a lease says besides the address.
 #[derive(Debug, Clone)]
 pub struct Parameters {
-    /// The server, which is also router and name server.
+    /// The server, which is also router, name server and time server.
     pub server: Ipv4Addr,
     /// Network mask.
     pub mask: Ipv4Addr,
@@ -138,6 +138,7 @@ pub fn emit(request: &Request, kind: MessageType, yours: Ipv4Addr, with: &Parame
         option(&mut out, 28, &with.broadcast.octets());
         option(&mut out, 3, &with.server.octets());
         option(&mut out, 6, &with.server.octets());
+        option(&mut out, 42, &with.server.octets());
         option(&mut out, 26, &with.mtu.to_be_bytes());
         option(&mut out, 12, with.hostname.as_bytes());
         option(&mut out, 15, with.domain.as_bytes());
@@ -159,6 +160,6 @@ fn option(out: &mut Vec<u8>, code: u8, value: &[u8]) {
 }
 
 /// Encodes domains as DNS names, without compression: RFC 3397 §2. Names that are not valid are left out.
-fn search_list(domains: &[String]) -> Vec<u8> {
+pub(super) fn search_list(domains: &[String]) -> Vec<u8> {
     domains.iter().filter_map(|domain| super::dns::encode_name(domain)).flatten().collect()
 }

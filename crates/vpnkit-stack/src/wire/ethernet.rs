@@ -6,6 +6,8 @@ use super::{ParseError, at_least, be16};
 pub const HEADER_BYTES: usize = 14;
 /// EtherType of IPv4.
 pub const TYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const TYPE_IPV6: u16 = 0x86dd;
 /// EtherType of ARP.
 pub const TYPE_ARP: u16 = 0x0806;
 

@@ -17,6 +17,8 @@ pub const TIME_EXCEEDED: u8 = 11;
 pub const CODE_NET: u8 = 0;
 /// Code of [`UNREACHABLE`]: the host does not answer.
 pub const CODE_HOST: u8 = 1;
+/// Code of [`UNREACHABLE`]: the protocol is not spoken.
+pub const CODE_PROTOCOL: u8 = 2;
 /// Code of [`UNREACHABLE`]: nobody listens on the port.
 pub const CODE_PORT: u8 = 3;
 /// Code of [`UNREACHABLE`]: the packet is too big and may not be fragmented.
@@ -58,6 +60,15 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, ParseError> {
     if checksum(bytes) != 0 {
         return Err(ParseError::Checksum);
     }
+    parse_verified(bytes)
+}
+
+/// Parses a message whose checksum somebody else has verified, of ICMP or ICMPv6.
+///
+/// # Errors
+/// When it is short.
+pub fn parse_verified(bytes: &[u8]) -> Result<Message<'_>, ParseError> {
+    at_least(bytes, HEADER_BYTES)?;
     Ok(Message { kind: bytes[0], code: bytes[1], rest: be32(bytes, 4), payload: &bytes[HEADER_BYTES..] })
 }
 

@@ -3,16 +3,11 @@
 use std::net::Ipv4Addr;
 
 use super::checksum::checksum;
-use super::{ParseError, address, at_least, be16};
+pub use super::ip::{PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP};
+use super::{ParseError, address, at_least, be16, ip};
 
 /// Bytes of a header without options; we send no other.
 pub const HEADER_BYTES: usize = 20;
-/// Protocol number of ICMP.
-pub const PROTOCOL_ICMP: u8 = 1;
-/// Protocol number of TCP.
-pub const PROTOCOL_TCP: u8 = 6;
-/// Protocol number of UDP.
-pub const PROTOCOL_UDP: u8 = 17;
 
 /// A packet or fragment, seen in place.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +34,20 @@ pub struct Packet<'a> {
     pub payload: &'a [u8],
 }
 
-impl Packet<'_> {
+impl<'a> Packet<'a> {
+    /// The packet, taken for a whole datagram.
+    pub fn datagram(&self) -> ip::Packet<'a> {
+        ip::Packet {
+            src: self.src.into(),
+            dst: self.dst.into(),
+            protocol: self.protocol,
+            ttl: self.ttl,
+            dont_fragment: self.dont_fragment,
+            header: self.header,
+            payload: self.payload,
+        }
+    }
+
     /// Whether it is one piece of a larger datagram.
     pub fn is_fragment(&self) -> bool {
         self.more_fragments || self.fragment_offset != 0

@@ -1,10 +1,10 @@
 //! TCP segments: sequence numbers, header, options. Spec: RFC 9293 §3.1, RFC 7323 §2, RFC 2018.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::{Add, AddAssign, Sub};
 
 use super::checksum::Checksum;
-use super::ipv4::PROTOCOL_TCP;
+use super::ip::PROTOCOL_TCP;
 use super::{ParseError, at_least, be16, be32};
 
 /// Bytes of a header without options.
@@ -105,14 +105,14 @@ impl Segment<'_> {
 ///
 /// # Errors
 /// When a length or the checksum is wrong.
-pub fn parse(bytes: &[u8], verify: Option<(Ipv4Addr, Ipv4Addr)>) -> Result<Segment<'_>, ParseError> {
+pub fn parse(bytes: &[u8], verify: Option<(IpAddr, IpAddr)>) -> Result<Segment<'_>, ParseError> {
     at_least(bytes, HEADER_BYTES)?;
     let header_bytes = usize::from(bytes[12] >> 4) * 4;
     if header_bytes < HEADER_BYTES || header_bytes > bytes.len() {
         return Err(ParseError::Length);
     }
     if let Some((src, dst)) = verify {
-        let mut sum = Checksum::pseudo_v4(src, dst, PROTOCOL_TCP, bytes.len());
+        let mut sum = Checksum::pseudo(src, dst, PROTOCOL_TCP, bytes.len());
         sum.add(bytes);
         if sum.finish() != 0 {
             return Err(ParseError::Checksum);

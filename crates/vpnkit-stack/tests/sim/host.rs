@@ -43,7 +43,7 @@ impl Host {
                     self.connections.insert(flow, connection);
                     stack.tcp_connected(flow);
                 }
-                Effect::TcpReceived(_) | Effect::TcpRoom(_) => {}
+                Effect::TcpReceived(_) | Effect::TcpRoom(_) | Effect::TcpKeepalive(_) => {}
                 Effect::TcpShutdown(flow) => self.find(flow)?.shutdown = true,
                 Effect::TcpClosed { flow, reset } => {
                     let connection = self.find(flow)?;

@@ -1,7 +1,7 @@
 //! One episode: a stack, a guest, a host and two links, under one clock.
 
 use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use smoltcp::socket::tcp::Socket;
 use smoltcp::wire::IpAddress;
@@ -122,7 +122,7 @@ impl World {
     fn open_inbound(&mut self) {
         let peer: SocketAddr = "127.0.0.1:40000".parse().expect("an address");
         for index in 0..self.plan.flows {
-            let guest = SocketAddrV4::new(Ipv4Addr::new(192, 168, 65, 3), 1000 + index as u16);
+            let guest = SocketAddr::new(Ipv4Addr::new(192, 168, 65, 3).into(), 1000 + index as u16);
             let flow = self.stack.tcp_open(Instant(self.now), peer, guest).expect("room for a flow");
             let connection = self.host.expected.remove(&(1000 + index as u16)).expect("planned");
             self.host.connections.insert(flow, connection);

@@ -4,6 +4,7 @@ mod dns;
 mod forward;
 mod ping;
 mod poller;
+mod route;
 mod spin;
 pub(crate) mod sys;
 mod tcp;
@@ -55,6 +56,8 @@ pub(crate) struct Host {
     /// Whether the link may have frames.
     link_ready: bool,
     spin: Spin,
+    /// When the host was asked last whether it has a way to the IPv6 Internet.
+    route_checked: Instant,
     stopping: bool,
 }
 
@@ -103,6 +106,7 @@ impl Host {
             scratch: vec![0; DATAGRAM_BYTES_MAX],
             link_ready: true,
             spin: Spin::default(),
+            route_checked: Instant::default(),
             stopping: false,
         })
     }
@@ -110,6 +114,8 @@ impl Host {
     /// Runs until told to stop.
     pub fn run(mut self) {
         self.link.attach(self.waker.clone());
+        self.follow_route();
+        self.stack.announce();
         loop {
             self.dns_refresh();
             let received = if self.link_ready { self.receive() } else { Received::All };
@@ -163,13 +169,14 @@ impl Host {
             Effect::TcpConnect { flow, to } => self.tcp_connect(flow, to),
             Effect::TcpReceived(flow) => self.tcp_write(flow),
             Effect::TcpRoom(flow) => self.tcp_read(flow),
+            Effect::TcpKeepalive(flow) => self.tcp_keepalive(flow),
             Effect::TcpShutdown(flow) => self.tcp_shutdown(flow),
             Effect::TcpClosed { flow, reset } => self.tcp_close(flow, reset),
-            Effect::UdpSend { flow, to, ttl, payload } => self.udp_send(flow, to, ttl, payload),
+            Effect::UdpSend { flow, to, hops, payload } => self.udp_send(flow, to, hops, payload),
             Effect::UdpReply { forward, to, payload } => self.forward_reply(forward, to, payload),
             Effect::UdpClosed(flow) => self.udp_close(flow),
-            Effect::PingSend { flow, to, ttl, sequence, payload } => {
-                self.ping_send(flow, to, (ttl, sequence), &payload);
+            Effect::PingSend { flow, to, hops, sequence, payload } => {
+                self.ping_send(flow, (to, sequence), hops, &payload);
                 self.stack.recycle(payload);
             }
             Effect::PingClosed(flow) => self.ping_close(flow),
@@ -241,6 +248,9 @@ impl Host {
     fn expire(&mut self, now: Instant) {
         self.dns_expire(now);
         self.forwards_resume(now);
+        if now.since(self.route_checked) >= route::INTERVAL {
+            self.follow_route();
+        }
     }
 
     fn take_commands(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::EventFlags;
@@ -16,6 +16,9 @@ use super::poller::{Owner, Token};
 /// Bytes asked for in the first read of a connection; it grows with what comes.
 const READ_BYTES_MIN: usize = 4096;
 const READ_BYTES_MAX: usize = 128 * 1024;
+/// How long a connection is idle until its peer is asked, and then asked again. The guest was idle for its own time
+/// before it asked first; routers between forget sooner than the system's two hours.
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Data of a frame that is worth a system call of its own; less is gathered over a burst.
 const DIRECT_BYTES_MIN: usize = 8 * 1024;
 
@@ -102,16 +105,16 @@ fn events() -> EventFlags {
 }
 
 impl Host {
-    pub(super) fn tcp_connect(&mut self, flow: TcpId, to: SocketAddrV4) {
+    pub(super) fn tcp_connect(&mut self, flow: TcpId, to: SocketAddr) {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let connected =
-            net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).and_then(|fd| {
-                net::sockopt::set_tcp_nodelay(&fd, true)?;
-                match net::connect(&fd, &to) {
-                    Ok(()) | Err(Errno::INPROGRESS) => Ok(fd),
-                    Err(error) => Err(error),
-                }
-            });
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let connected = net::socket_with(family, SocketType::STREAM, flags, None).and_then(|fd| {
+            net::sockopt::set_tcp_nodelay(&fd, true)?;
+            match net::connect(&fd, &to) {
+                Ok(()) | Err(Errno::INPROGRESS) => Ok(fd),
+                Err(error) => Err(error),
+            }
+        });
         match connected {
             Ok(fd) => self.tcp_add(flow, fd, true),
             Err(error) => self.stack.tcp_connect_failed(flow, meaning_of(error)),
@@ -138,7 +141,7 @@ impl Host {
     }
 
     /// A connection came to a forwarded port.
-    pub(super) fn tcp_accepted(&mut self, fd: OwnedFd, peer: SocketAddr, guest: SocketAddrV4) {
+    pub(super) fn tcp_accepted(&mut self, fd: OwnedFd, peer: SocketAddr, guest: SocketAddr) {
         // A socket without it works, with delays.
         let _ = net::sockopt::set_tcp_nodelay(&fd, true);
         match self.stack.tcp_open(self.now(), peer, guest) {
@@ -248,6 +251,16 @@ impl Host {
         self.stack.tcp_aborted(self.now(), flow);
     }
 
+    /// Lets the kernel ask the peer whether it is there, as the guest does.
+    pub(super) fn tcp_keepalive(&mut self, flow: TcpId) {
+        if let Some(connection) = self.tcp.get(flow) {
+            // Where one of them fails, the system's own times hold.
+            let _ = net::sockopt::set_socket_keepalive(&connection.fd, true);
+            let _ = net::sockopt::set_tcp_keepidle(&connection.fd, KEEPALIVE);
+            let _ = net::sockopt::set_tcp_keepintvl(&connection.fd, KEEPALIVE);
+        }
+    }
+
     pub(super) fn tcp_shutdown(&mut self, flow: TcpId) {
         if let Some(connection) = self.tcp.get(flow) {
             // It fails only when the connection is gone, which the next event tells.
@@ -276,7 +289,7 @@ fn reset_on_close(fd: &OwnedFd) {
     let _ = net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
 }
 
-fn meaning_of(error: Errno) -> ConnectError {
+pub(super) fn meaning_of(error: Errno) -> ConnectError {
     match error {
         Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT => ConnectError::NetUnreachable,
         Errno::HOSTUNREACH | Errno::HOSTDOWN | Errno::ADDRNOTAVAIL => ConnectError::HostUnreachable,

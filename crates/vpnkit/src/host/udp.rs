@@ -1,23 +1,27 @@
 //! UDP sockets of the host: one for each port of a guest that sends.
 
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
 use rustix::event::epoll::EventFlags;
-use vpnkit_stack::UdpId;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use vpnkit_stack::{ConnectError, Hops, UdpId};
 
 use super::poller::{Owner, Token};
-use super::{Host, sys};
+use super::{Host, sys, tcp};
 
 /// Datagrams taken from one socket before it is the others' turn.
 const BURST: usize = 64;
+/// What a new socket does: Linux leaves room for discovery of the path's MTU, which is neither of ours.
+const DEFAULT: Hops = Hops { ttl: 0, dont_fragment: false };
 
 #[derive(Debug)]
 struct Socket {
     flow: UdpId,
     socket: UdpSocket,
     token: Token,
-    ttl: u8,
+    hops: Hops,
 }
 
 /// The sockets, by the index of their flows.
@@ -38,63 +42,79 @@ impl Sockets {
 }
 
 impl Host {
-    pub(super) fn udp_send(&mut self, flow: UdpId, to: SocketAddrV4, ttl: u8, payload: Vec<u8>) {
-        // A datagram that cannot be sent is lost, as on any network; errors that the network reports come through
-        // the error queue.
-        if self.udp.get(flow).is_some() || self.udp_open(flow).is_some() {
-            let entry = self.udp.get(flow).expect("opened above");
-            if entry.ttl != ttl && entry.socket.set_ttl(u32::from(ttl)).is_ok() {
-                entry.ttl = ttl;
+    pub(super) fn udp_send(&mut self, flow: UdpId, to: SocketAddr, hops: Hops, payload: Vec<u8>) {
+        if self.udp.get(flow).is_none() && self.udp_open(flow, to).is_none() {
+            // A family that this host does not have leads nowhere; without descriptors a datagram is lost.
+            if to.is_ipv6() {
+                self.stack.udp_unsent(flow, to, ConnectError::NetUnreachable);
             }
-            if entry.socket.send_to(&payload, to).is_err() {
-                // The error may be an old one that the queue holds; the datagram deserves its own chance.
-                self.udp_errors(flow);
-                if let Some(entry) = self.udp.get(flow) {
-                    let _ = entry.socket.send_to(&payload, to);
-                }
+            return self.stack.recycle(payload);
+        }
+        if let Err(error) = self.udp_try_send(flow, to, hops, &payload) {
+            // It may be an old error that the queue holds; the datagram deserves its own chance.
+            self.udp_errors(flow, Some(to));
+            let again =
+                if error == Errno::MSGSIZE { Ok(()) } else { self.udp_try_send(flow, to, hops, &payload) };
+            if let Err(error) = again {
+                self.stack.udp_unsent(flow, to, tcp::meaning_of(error));
             }
         }
         self.stack.recycle(payload);
     }
 
-    fn udp_open(&mut self, flow: UdpId) -> Option<()> {
-        let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    fn udp_try_send(&mut self, flow: UdpId, to: SocketAddr, hops: Hops, payload: &[u8]) -> Result<(), Errno> {
+        let Some(entry) = self.udp.get(flow) else { return Ok(()) };
+        if entry.hops != hops && sys::set_hops(entry.socket.as_fd(), to.is_ipv6(), hops).is_ok() {
+            entry.hops = hops;
+        }
+        match rustix::net::sendto(&entry.socket, payload, SendFlags::NOSIGNAL, &to) {
+            // A full queue loses datagrams, as on any network.
+            Ok(_) | Err(Errno::AGAIN | Errno::NOBUFS) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn udp_open(&mut self, flow: UdpId, to: SocketAddr) -> Option<()> {
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
         socket.set_nonblocking(true).ok()?;
-        sys::set_recverr(socket.as_fd()).ok()?;
+        sys::set_recverr(socket.as_fd(), to.is_ipv6()).ok()?;
         let token = self.poller.add(&socket, Owner::Udp(flow), EventFlags::IN).ok()?;
         let index = flow.0.index();
         if self.udp.slots.len() <= index {
             self.udp.slots.resize_with(index + 1, || None);
         }
-        self.udp.slots[index] = Some(Socket { flow, socket, token, ttl: 64 });
+        self.udp.slots[index] = Some(Socket { flow, socket, token, hops: DEFAULT });
         self.udp.count += 1;
         Some(())
     }
 
     pub(super) fn udp_event(&mut self, flow: UdpId, events: EventFlags) {
         if events.intersects(EventFlags::ERR) {
-            self.udp_errors(flow);
+            self.udp_errors(flow, None);
         }
         let now = self.now();
         for _ in 0..BURST {
             let Some(entry) = self.udp.get(flow) else { return };
             match entry.socket.recv_from(&mut self.scratch) {
-                Ok((count, SocketAddr::V4(from))) => {
+                Ok((count, from)) => {
                     self.stack.udp_received(now, flow, from, &self.scratch[..count]);
                 }
-                Ok(_) => {}
                 Err(_) => return,
             }
         }
     }
 
     /// Tells the stack what the network said about datagrams of a socket.
-    fn udp_errors(&mut self, flow: UdpId) {
+    /// Too large a datagram is one of this host's own errors, which names no port: it is the one sent last, to `sent`.
+    fn udp_errors(&mut self, flow: UdpId, sent: Option<SocketAddr>) {
         for _ in 0..BURST {
             let Some(entry) = self.udp.get(flow) else { return };
             let Some(queued) = sys::receive_error(entry.socket.as_fd()) else { return };
             if let Some(error) = queued.error {
-                self.stack.udp_failed(flow, queued.to, error);
+                let to = if queued.to.port() == 0 { sent.unwrap_or(queued.to) } else { queued.to };
+                self.stack.udp_failed(flow, to, error);
             }
         }
     }

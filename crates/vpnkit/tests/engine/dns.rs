@@ -11,6 +11,7 @@ use crate::start;
 const GATEWAY: [u8; 4] = [192, 168, 65, 1];
 const A: u16 = 1;
 const AAAA: u16 = 28;
+const MX: u16 = 15;
 const NXDOMAIN: u8 = 3;
 
 fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
@@ -98,14 +99,17 @@ fn without_any_resolver_the_query_fails() {
 }
 
 #[test]
-fn own_names_have_addresses_and_no_ipv6() {
+fn own_names_have_addresses_of_both_kinds() {
     let (_engine, mut guest) = start(config(Vec::new()));
     let socket = guest.udp_socket(6000);
     for (name, last) in [("host.internal", 2), ("gateway.internal", 1), ("HOST.Internal", 2)] {
         let (out, ..) = guest.ask(socket, (GATEWAY, 53), &query(1, name, A));
         assert_eq!(out[out.len() - 4..], [192, 168, 65, last], "{name}");
         let (out, ..) = guest.ask(socket, (GATEWAY, 53), &query(2, name, AAAA));
-        assert_eq!((out[3] & 0xf, out[7]), (0, 0), "{name} has no records and no error");
+        let v6 = [0xfd, 0x76, 0x70, 0x6e, 0x6b, 0x69, 0x74, 0, 0, 0, 0, 0, 0, 0, 0, last];
+        assert_eq!(out[out.len() - 16..], v6, "{name}");
+        let (out, ..) = guest.ask(socket, (GATEWAY, 53), &query(3, name, MX));
+        assert_eq!((out[3] & 0xf, out[7]), (0, 0), "{name} has no such records and no error");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Ports of the host that lead to the guest.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn a_client_of_the_host_reaches_a_server_of_the_guest() {
     let (engine, mut guest) = start(Config::default());
     let socket = guest.tcp_socket();
     guest.tcp(socket).listen(80).unwrap();
-    let at = engine.forward(Forward::tcp(any(), SocketAddrV4::new(GUEST, 80))).unwrap();
+    let at = engine.forward(Forward::tcp(any(), SocketAddr::new(GUEST.into(), 80))).unwrap();
     let bytes = pattern(300_000);
     let sent = bytes.clone();
     let client = thread::spawn(move || {
@@ -47,7 +47,7 @@ fn a_client_of_the_host_reaches_a_server_of_the_guest() {
 #[test]
 fn a_client_sees_a_reset_when_no_server_listens_in_the_guest() {
     let (engine, mut guest) = start(Config::default());
-    let at = engine.forward(Forward::tcp(any(), SocketAddrV4::new(GUEST, 81))).unwrap();
+    let at = engine.forward(Forward::tcp(any(), SocketAddr::new(GUEST.into(), 81))).unwrap();
     let mut stream = TcpStream::connect(at).unwrap();
     let reading = thread::spawn(move || stream.read(&mut [0; 8]).unwrap_err().kind());
     guest.run("the reset", |_| reading.is_finished().then_some(()));
@@ -58,7 +58,7 @@ fn a_client_sees_a_reset_when_no_server_listens_in_the_guest() {
 fn datagrams_reach_the_guest_and_answers_their_senders() {
     let (engine, mut guest) = start(Config::default());
     let socket = guest.udp_socket(5353);
-    let at = engine.forward(Forward::udp(any(), SocketAddrV4::new(GUEST, 5353))).unwrap();
+    let at = engine.forward(Forward::udp(any(), SocketAddr::new(GUEST.into(), 5353))).unwrap();
     let clients: Vec<_> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     for (index, client) in clients.iter().enumerate() {
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -86,7 +86,7 @@ fn a_forward_that_ended_refuses_and_its_connections_go_on() {
     let (engine, mut guest) = start(Config::default());
     let socket = guest.tcp_socket();
     guest.tcp(socket).listen(80).unwrap();
-    let forward = Forward::tcp(any(), SocketAddrV4::new(GUEST, 80));
+    let forward = Forward::tcp(any(), SocketAddr::new(GUEST.into(), 80));
     let at = engine.forward(forward).unwrap();
     let mut stream = TcpStream::connect(at).unwrap();
     guest.run("the client", |guest| guest.tcp(socket).may_send().then_some(()));
@@ -106,7 +106,7 @@ fn what_cannot_be_bound_is_said_in_a_line() {
     let (engine, _guest) = start(Config::default());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let _holder = TcpListener::bind(taken).unwrap();
-    let guest = SocketAddrV4::new(GUEST, 80);
+    let guest = SocketAddr::new(GUEST.into(), 80);
     let error = engine.forward(Forward::tcp(taken, guest)).unwrap_err();
     assert_eq!(error.to_string(), format!("tcp {taken} is already in use on the host"));
     let error = engine.forward(Forward::tcp("198.51.100.7:80".parse().unwrap(), guest)).unwrap_err();

@@ -4,7 +4,7 @@
 //! nothing of the machine. Where that is not possible it says SKIP and why.
 
 use std::io::{BufRead, BufReader};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -16,6 +16,14 @@ use vpnkit::{Config, Engine, Network, Resolvers, TapLink};
 const INSIDE: &str = "VPNKIT_TEST_INSIDE";
 /// An address of the engine's namespace that is neither loopback nor the guest's network.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The same for IPv6.
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+/// Whether a program is there.
+pub fn has(program: &str) -> bool {
+    let probe = format!("command -v {program}");
+    Command::new("sh").args(["-c", &probe]).output().is_ok_and(|output| output.status.success())
+}
 
 /// Runs `body` in namespaces of its own; `test` is the full name of the test that calls it.
 pub fn run(test: &str, mtu: u16, body: impl FnOnce(&World)) {
@@ -56,25 +64,27 @@ fn obstacle() -> Option<String> {
 /// The namespaces, with the engine running in the outer one.
 pub struct World {
     pub engine: Engine,
-    guest: Child,
+    guest: Station,
 }
 
 impl World {
     fn new(mtu: u16) -> Self {
         command("ip", &["link", "set", "lo", "up"]);
         command("ip", &["address", "add", &format!("{OUTSIDE}/32"), "dev", "lo"]);
+        command("ip", &["-6", "address", "add", &format!("{OUTSIDE6}/128"), "dev", "lo"]);
+        command("ip", &["-6", "route", "add", "default", "dev", "lo"]);
+        command("ip", &["-6", "route", "add", "unreachable", "2001:db8:dead::/48"]);
         // Ping without privilege, as most systems allow it.
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
-        let mut guest = Command::new("unshare")
-            .args(["--net", "sh", "-c", "echo ready; exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(guest.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let tap = open_tap(guest.id());
-        let network = Network { mtu, offload: true, ..Network::default() };
+        let guest = Station::new();
+        let tap = open_tap(guest.pid());
+        let network = Network {
+            mtu,
+            offload: true,
+            domain: "fleet.example".into(),
+            search: vec!["harbour.example".into()],
+            ..Network::default()
+        };
         let dns = Resolvers::Fixed(Vec::new());
         let config = Config { network, dns, hosts: None, ..Config::default() };
         let world = Self { engine: Engine::start(config, Arc::new(tap)).unwrap(), guest };
@@ -87,17 +97,24 @@ impl World {
 
     /// A command line to be run by the guest.
     pub fn guest(&self, line: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.guest.id().to_string(), "sh", "-c", line]);
-        command
+        self.guest.command(line)
     }
 
     /// Runs a command line in the guest and returns what it prints; fails if it does.
     pub fn shell(&self, line: &str) -> String {
-        let output = self.guest(line).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{line}\n{error}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        self.guest.shell(line)
+    }
+
+    /// One more network namespace, with no device but its loopback.
+    pub fn station(&self) -> Station {
+        Station::new()
+    }
+
+    /// Runs a command line where the engine is; errs with what it prints if it fails.
+    pub fn host_shell(&self, line: &str) -> Result<String, String> {
+        let output = Command::new("sh").args(["-c", line]).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
     /// Runs a Python program in the guest and returns what it prints.
@@ -107,11 +124,57 @@ impl World {
     }
 }
 
-impl Drop for World {
+/// A network namespace, which ends with its only process.
+pub struct Station(Child);
+
+impl Station {
+    fn new() -> Self {
+        let mut process = Command::new("unshare")
+            .args(["--net", "sh", "-c", "echo ready; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        Self(process)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// A command line to be run there.
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &self.0.id().to_string(), "sh", "-c", line]);
+        command
+    }
+
+    /// Runs a command line there and returns what it prints; fails if it does.
+    pub fn shell(&self, line: &str) -> String {
+        let output = self.command(line).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        let told = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(output.status.success(), "{line}\n{told}\n{error}");
+        told
+    }
+
+    /// Starts a Python program there and waits until it says that it is ready.
+    pub fn python_server(&self, program: &str) -> Child {
+        assert!(!program.contains('\''), "the program is quoted with apostrophes");
+        let mut child =
+            self.command(&format!("exec python3 -c '{program}'")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        child
+    }
+}
+
+impl Drop for Station {
     fn drop(&mut self) {
-        // The guest's namespace ends with its only process.
-        let _ = self.guest.kill();
-        let _ = self.guest.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
