@@ -9,7 +9,7 @@ use crate::run::{has, run};
 /// A program and the package that has it.
 pub type Wanted = (&'static str, &'static str);
 
-/// Peers of the tests: a 9P server, archive and image tools, network clients.
+/// Peers of the tests: a 9P server, archive and image tools, network clients, another machine.
 pub const TEST: &[Wanted] = &[
     ("diod", "diod"),
     ("fsck.erofs", "erofs-utils"),
@@ -31,6 +31,7 @@ pub const TEST: &[Wanted] = &[
     ("ping", "iputils-ping"),
     ("traceroute", "traceroute"),
     ("tracepath", "iputils-tracepath"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
 ];
 
 /// The yardstick of the benchmarks.

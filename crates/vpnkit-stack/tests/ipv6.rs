@@ -318,6 +318,13 @@ fn errors_of_the_path_reach_the_guest() {
     stack.udp_failed(flow, to, DatagramError { kind: 2, code: 0, mtu: 1400, from: Some(router) });
     let (from, kind, _, mtu, quoted) = icmp_of(&sent(&mut stack)[0]);
     assert_eq!((IpAddr::V6(from), kind, mtu, &quoted[40..44]), (router, 2, 1400, &[0x13, 0x88, 0, 1][..]));
+    // What the host's own loopback says comes from the host.
+    stack.udp_failed(
+        flow,
+        (Ipv6Addr::LOCALHOST, 7).into(),
+        DatagramError { kind: 1, code: 4, mtu: 0, from: Some(Ipv6Addr::LOCALHOST.into()) },
+    );
+    assert_eq!(icmp_of(&sent(&mut stack)[0]).0, HOST);
     let expired = exchange(
         &mut stack,
         &packet((GUEST, OUTSIDE), 17, 1, &datagram((GUEST, OUTSIDE), (5000, 1), b"b")[54..]),
@@ -386,6 +393,19 @@ fn addresses_of_others_are_no_senders() {
         exchange(&mut stack, &datagram((src, OUTSIDE), (5000, 1), b"b"));
     }
     assert_eq!((stack.pop_effect(), stack.counters().foreign), (None, 6));
+}
+
+#[test]
+fn special_addresses_lead_nowhere() {
+    let mut stack = stack();
+    // Loopback, also as IPv4's; links of the host; groups.
+    for dst in ["::1", "::", "::ffff:127.0.0.1", "::7f00:1", "fe80::5", "fec0::1", "ff05::2"] {
+        exchange(&mut stack, &segment(dst.parse().unwrap(), 80, (100, 0, tcp::SYN), b""));
+        exchange(&mut stack, &datagram((GUEST, dst.parse().unwrap()), (5000, 1), b"b"));
+        assert_eq!(stack.pop_effect(), None, "{dst}");
+    }
+    exchange(&mut stack, &datagram((GUEST, "64:ff9b::1.2.3.4".parse().unwrap()), (5000, 1), b"b"));
+    assert!(stack.pop_effect().is_some(), "NAT64 of the host's network");
 }
 
 #[test]

@@ -45,10 +45,12 @@ impl Stack {
                 let [first, ..] = v4.octets();
                 !self.config.contains(v4) && first != 0 && first != 127 && first < 224
             }
-            // Global and unique local unicast: RFC 4291 §2.4, RFC 4193. The rest of ::/8 is special.
+            // Global and unique local unicast: RFC 4291 §2.4, RFC 4193. The rest of ::/8 is special, and would lead
+            // to the host's loopback (::ffff:127.0.0.1); but 64:ff9b::/96 is IPv4 behind the network's NAT64 (RFC 6052).
             IpAddr::V6(v6) => {
                 let ours = self.config.ipv6.as_ref().is_some_and(|ipv6| ipv6.contains(v6));
-                !ours && v6.octets()[0] != 0 && v6.octets()[0] < 0xfe
+                let is_translated = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+                !ours && (is_translated || (v6.octets()[0] != 0 && v6.octets()[0] < 0xfe))
             }
         }
     }

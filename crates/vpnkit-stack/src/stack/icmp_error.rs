@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use super::Stack;
+use super::address::Place;
 use crate::event::{ConnectError, DatagramError};
 use crate::wire::{icmp, icmpv6, ip, ipv4, ipv6};
 
@@ -102,7 +103,10 @@ impl Stack {
         quoted: &[u8],
         error: DatagramError,
     ) {
-        let from = error.from.filter(|from| self.is_outside(*from) && from.is_ipv4() == guest.is_ipv4());
+        let known = |from: &IpAddr| {
+            from.is_ipv4() == guest.is_ipv4() && matches!(self.place_of(*from), Place::Host | Place::Outside)
+        };
+        let from = error.from.map(|from| self.inward(from)).filter(known);
         let from = from.unwrap_or_else(|| self.gateway_like(guest));
         let what = (error.kind, error.code, u32::from(error.mtu));
         self.queue_error_about((guest, to), (from, what), protocol, quoted);

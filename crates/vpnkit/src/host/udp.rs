@@ -13,8 +13,9 @@ use super::{Host, sys, tcp};
 
 /// Datagrams taken from one socket before it is the others' turn.
 const BURST: usize = 64;
-/// What a new socket does: Linux leaves room for discovery of the path's MTU, which is neither of ours.
-const DEFAULT: Hops = Hops { ttl: 0, dont_fragment: false };
+/// What a new socket does. Linux would not fragment what is larger than a path that it knows, which to the host itself,
+/// where this is used, makes no difference.
+const DEFAULT: Hops = Hops { ttl: 64, dont_fragment: false };
 
 #[derive(Debug)]
 struct Socket {

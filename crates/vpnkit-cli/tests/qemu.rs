@@ -1,0 +1,197 @@
+//! Debian's kernel in QEMU, attached by its `stream` and `dgram` back ends: DHCP, DNS, TCP, ping and SLAAC as a machine
+//! does them.
+//!
+//! The kernel and its userland are those that `coracle` keeps once it has run; without them, or without QEMU, a test
+//! says SKIP and why.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says why it did not run"
+)]
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a machine may take from power on to power off; alone it needs ten seconds.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// PID 1 of the machine; `PORT4` and `PORT6` are servers of the host.
+const SCRIPT: &str = r#"#!/bin/sh
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
+exec > /dev/console 2>&1
+for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net; do
+  insmod $(find /usr/lib/modules /extra -name $m.ko)
+done
+ip link set lo up; ip link set eth0 up
+udhcpc -i eth0 -q -n -t 60 -T 1 -f -s /lease && echo "LEASED $(cat /etc/resolv.conf)"
+ping -c 1 -W 30 192.168.65.2 && echo PING4
+nslookup host.internal 192.168.65.1
+echo "FOUR $(nc 192.168.65.2 PORT4 < /dev/null)"
+for i in $(seq 300); do
+  ip -6 address show dev eth0 scope global | grep inet6 | grep -qv tentative && break; sleep 0.1
+done
+ping -6 -c 1 -W 30 fd76:706e:6b69:7400::2 && echo PING6
+echo "SIX $(nc fd76:706e:6b69:7400::2 PORT6 < /dev/null)"
+traceroute -n -w 20 -q 1 -m 3 192.168.65.2
+echo END-OF-SCRIPT
+poweroff -f
+"#;
+
+/// What the machine's DHCP client does with its lease.
+const LEASE: &str = r#"#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip address add $ip/$mask dev $interface
+ip route add default via $router
+echo nameserver $dns > /etc/resolv.conf
+"#;
+
+#[test]
+fn a_machine_of_qemu_is_at_home_on_a_stream() {
+    check("a_machine_of_qemu_is_at_home_on_a_stream", "--listen-qemu", |folder| {
+        format!("stream,id=n,server=off,addr.type=unix,addr.path={}/vpnkit", folder.display())
+    });
+}
+
+#[test]
+fn a_machine_of_qemu_is_at_home_on_datagrams() {
+    check("a_machine_of_qemu_is_at_home_on_datagrams", "--listen-vfkit", |folder| {
+        let folder = folder.display();
+        format!(
+            "dgram,id=n,local.type=unix,local.path={folder}/qemu,remote.type=unix,remote.path={folder}/vpnkit"
+        )
+    });
+}
+
+fn check(test: &str, listen: &str, netdev: impl Fn(&Path) -> String) {
+    let Some((kernel, initramfs)) = machine() else {
+        println!("SKIP {test}: coracle keeps no kernel and userland here; `coracle run -- true` makes them");
+        return;
+    };
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        println!("SKIP {test}: no qemu-system-x86_64");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (four, six) = (serve("127.0.0.1:0", "ashore"), serve("[::1]:0", "ahoy"));
+    let script = SCRIPT.replace("PORT4", &four.to_string()).replace("PORT6", &six.to_string());
+    let image = image(folder.path(), &kernel, &initramfs, &script);
+    let _vpnkit = vpnkit(folder.path(), listen);
+    let told = boot(folder.path(), &kernel.join("vmlinux"), &image, &netdev(folder.path()));
+    for line in [
+        "LEASED nameserver 192.168.65.1",
+        "PING4",
+        "Address: 192.168.65.2",
+        "Address: fd76:706e:6b69:7400::2",
+        "FOUR ashore",
+        "PING6",
+        "SIX ahoy",
+        "END-OF-SCRIPT",
+    ] {
+        assert!(told.lines().any(|told| told.trim() == line), "{line} is not in {told}");
+    }
+    assert!(told.contains(" 1  192.168.65.2 "), "the host is one hop away: {told}");
+}
+
+/// The folder of a kernel, and an initramfs, that coracle keeps.
+fn machine() -> Option<(PathBuf, PathBuf)> {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let base =
+        base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?.join("coracle");
+    let found = |folder: &str, file: &str| {
+        let entries = std::fs::read_dir(base.join(folder)).ok()?;
+        entries.flatten().map(|entry| entry.path()).find(|path| path.join(file).exists())
+    };
+    Some((found("kernel", "vmlinux")?, found("images", "initramfs.cpio")?.join("initramfs.cpio")))
+}
+
+/// Starts a server of the host that says `word` to everybody; returns its port.
+fn serve(address: &'static str, word: &'static str) -> u16 {
+    let listener = TcpListener::bind(address).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.write_all(word.as_bytes());
+        }
+    });
+    port
+}
+
+/// Makes an initramfs of coracle's and one more archive, with the script, after it.
+fn image(folder: &Path, kernel: &Path, initramfs: &Path, script: &str) -> PathBuf {
+    let root = folder.join("root");
+    std::fs::create_dir_all(root.join("extra")).unwrap();
+    for (name, text) in [("script", script), ("lease", LEASE)] {
+        std::fs::write(root.join(name), text).unwrap();
+        shell(&root, &format!("chmod 755 {name}"));
+    }
+    // For PCI; coracle's own machines have none.
+    shell(&root, &format!("cp {}/modules/virtio_pci*.ko extra/", kernel.display()));
+    shell(&root, "find . | cpio -o -H newc --quiet > ../extra.cpio");
+    let image = folder.join("initrd");
+    shell(folder, &format!("cat {} extra.cpio > {}", initramfs.display(), image.display()));
+    image
+}
+
+fn shell(folder: &Path, line: &str) {
+    let output = Command::new("sh").args(["-c", line]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The command, ended with the test.
+struct Vpnkit(Child);
+
+impl Drop for Vpnkit {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn vpnkit(folder: &Path, listen: &str) -> Vpnkit {
+    let socket = folder.join("vpnkit");
+    let path = socket.display().to_string();
+    let path = if listen == "--listen-qemu" { format!("unix:{path}") } else { path };
+    let vpnkit = Vpnkit(Command::new(env!("CARGO_BIN_EXE_vpnkit")).args([listen, &path]).spawn().unwrap());
+    let began = Instant::now();
+    while !socket.exists() {
+        assert!(began.elapsed() < PATIENCE, "{path} does not appear");
+        thread::sleep(Duration::from_millis(20));
+    }
+    vpnkit
+}
+
+/// Runs the machine until it switches itself off; returns what it wrote to its console.
+fn boot(folder: &Path, kernel: &Path, image: &Path, netdev: &str) -> String {
+    let console = folder.join("console");
+    let mut qemu = Command::new("qemu-system-x86_64")
+        .args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults", "-no-reboot"])
+        .args(["-display", "none", "-serial", &format!("file:{}", console.display())])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(image)
+        .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/script", "-netdev", netdev])
+        .args(["-device", "virtio-net-pci,netdev=n,romfile="])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let ended = loop {
+        if qemu.try_wait().unwrap().is_some() {
+            break true;
+        }
+        if began.elapsed() > PATIENCE {
+            let _ = qemu.kill();
+            let _ = qemu.wait();
+            break false;
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    let told = String::from_utf8_lossy(&std::fs::read(console).unwrap_or_default()).into_owned();
+    assert!(ended, "the machine does not end: {told}");
+    told
+}
