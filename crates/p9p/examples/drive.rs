@@ -2,6 +2,7 @@
 //!
 //!     drive URL TREE read|write NAME BYTES
 //!     drive URL TREE make|tree NAME THREADS
+//!     drive URL TREE mkdir NAME 0
 //!
 //! `read` and `write` are sequential, of a whole file. `tree` lists all directories below NAME, and walks to, stats and
 //! reads every file, on THREADS threads over one connection; `make` fills NAME with 50,000 files for that. Prints seconds.
@@ -24,7 +25,7 @@ type Done = Result<(), Box<dyn Error + Send + Sync>>;
 fn main() -> Done {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [url, tree, task, name, number] = &arguments[..] else {
-        return Err("usage: drive URL TREE read|write|make|tree NAME NUMBER".into());
+        return Err("usage: drive URL TREE read|write|mkdir|make|tree NAME NUMBER".into());
     };
     let number: u64 = number.parse()?;
     let options = ConnectOptions { dialects: vec![Dialect::Linux], ..ConnectOptions::default() };
@@ -41,10 +42,16 @@ fn main() -> Done {
             }
         }
         "write" => {
-            let file = connection.copy_fid(root)?;
+            let (directory, name) = name.rsplit_once('/').unwrap_or(("", name));
+            let file = connection.walk_path(root, directory.as_bytes())?;
             connection.create_file(file, name.as_bytes(), OpenFlags::WRONLY | OpenFlags::TRUNC, 0o644, 0)?;
             connection.write_file(file, 0, &mut std::io::repeat(b'9').take(number))?;
             connection.clunk(file)?;
+        }
+        "mkdir" => {
+            let (directory, name) = name.rsplit_once('/').unwrap_or(("", name));
+            let at = connection.walk_path(root, directory.as_bytes())?;
+            connection.make_directory(at, name.as_bytes(), 0o755, 0)?;
         }
         "make" => make(&connection, root, name)?,
         "tree" => {

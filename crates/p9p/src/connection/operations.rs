@@ -253,7 +253,7 @@ impl Connection {
     }
 
     /// Moves an entry. Servers without Trenameat (diod is one) get a Trename; 9P2000 and .u only rename within a
-    /// directory, which is not checked here: the entry stays in its own.
+    /// directory, and out of it is EXDEV, so that mv(1) copies.
     pub fn rename(&self, from: Fid, old_name: &[u8], to: Fid, new_name: &[u8]) -> Called<()> {
         if self.is_linux() {
             let request = Request::Renameat { old_directory: from, old_name, new_directory: to, new_name };
@@ -261,6 +261,10 @@ impl Connection {
                 Err(error) if error.errno() == Some(Errno::EOPNOTSUPP) => {}
                 result => return result,
             }
+        }
+        if !self.is_linux() && from != to && self.attributes(from)?.qid.path != self.attributes(to)?.qid.path
+        {
+            return Err(ClientError::Refused(Errno::EXDEV));
         }
         let (fid, _) = self.walk(from, &[old_name])?;
         let renamed = if self.is_linux() {

@@ -6,6 +6,7 @@ mod dialects;
 mod diod;
 mod directories;
 mod hostile;
+mod large;
 mod locks;
 mod serving;
 mod sessions;
