@@ -251,7 +251,7 @@ fn a_large_file_goes_through_disk_and_comes_back() {
     fsck(folder.path());
 }
 
-/// Peak of this process's resident memory since the last call, in bytes.
+/// Peak of this process's resident memory so far, in bytes.
 fn peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
