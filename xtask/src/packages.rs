@@ -32,6 +32,8 @@ pub const TEST: &[Wanted] = &[
     ("traceroute", "traceroute"),
     ("tracepath", "iputils-tracepath"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("ntpdig", "ntpsec-ntpdig"),
 ];
 
 /// The yardstick of the benchmarks.

@@ -2,7 +2,11 @@
 //!
 //! vmnet 22 is VPNKit's (src/hostnet/vmnet.ml there): hello of 49 bytes both ways, a command of 41, a reply of 258.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
 use crate::framing::Unframer;
+use crate::identity::Identities;
 use crate::switch::Mac;
 
 const HELLO_BYTES: usize = 49;
@@ -11,19 +15,23 @@ const REPLY_BYTES: usize = 258;
 const MAGIC: &[u8] = b"VMN3T";
 const VERSION: u32 = 22;
 const COMMAND_ETHERNET: u8 = 1;
-const UUID_BYTES: usize = 36;
+const COMMAND_PREFERRED_IPV4: u8 = 8;
+/// Bytes of a machine's identity.
+pub const UUID_BYTES: usize = 36;
 /// What a frame may have beyond the MTU, as VPNKit says it.
 const PACKET_EXTRA_BYTES: u16 = 50;
 /// Bytes of the longest request.
 const REQUEST_BYTES_MAX: usize = 8192;
 
 /// What a client is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Terms {
     /// Largest IP packet, in bytes.
     pub mtu: u16,
     /// Its number: a client that does not say who it is gets the address that goes with it.
     pub serial: u64,
+    /// Who has which address; without it none may be preferred.
+    pub identities: Option<Arc<Identities>>,
 }
 
 /// Where a client is before its frames.
@@ -52,7 +60,7 @@ pub enum Progress {
 
 impl Greeting {
     /// Takes what is whole of the client's words and appends the answers to `out`.
-    pub fn advance(&mut self, input: &mut Unframer, terms: Terms, out: &mut Vec<u8>) -> Progress {
+    pub fn advance(&mut self, input: &mut Unframer, terms: &Terms, out: &mut Vec<u8>) -> Progress {
         loop {
             match self {
                 Greeting::Done => return Progress::Ready,
@@ -70,17 +78,14 @@ impl Greeting {
                 }
                 Greeting::Command => {
                     let Some(command) = input.take(COMMAND_BYTES) else { return Progress::Wait };
-                    let (kind, uuid) = (command[0], &command[1..=UUID_BYTES]);
-                    if kind != COMMAND_ETHERNET {
-                        refuse(out, "addresses are given by DHCP only");
-                        return Progress::Refused;
+                    let Some(command) = command.first_chunk::<COMMAND_BYTES>() else { return Progress::Wait };
+                    match answer_command(command, terms) {
+                        Ok(mac) => accept(out, terms.mtu, mac),
+                        Err(reason) => {
+                            refuse(out, reason);
+                            return Progress::Refused;
+                        }
                     }
-                    let mac = if uuid == [0; UUID_BYTES] {
-                        mac_of(&terms.serial.to_le_bytes())
-                    } else {
-                        mac_of(uuid)
-                    };
-                    accept(out, terms.mtu, mac);
                     *self = Greeting::Done;
                 }
                 Greeting::Request => {
@@ -100,6 +105,26 @@ impl Greeting {
                 }
             }
         }
+    }
+}
+
+/// The hardware address that a machine gets, or why it gets none.
+fn answer_command(command: &[u8; COMMAND_BYTES], terms: &Terms) -> Result<Mac, &'static str> {
+    let mut uuid = [0; UUID_BYTES];
+    uuid.copy_from_slice(&command[1..=UUID_BYTES]);
+    if uuid == [0; UUID_BYTES] {
+        // It does not say who it is: it is somebody new each time.
+        uuid[..8].copy_from_slice(&terms.serial.to_le_bytes());
+    }
+    let mac = mac_of(&uuid);
+    match (command[0], &terms.identities) {
+        (COMMAND_ETHERNET, _) => Ok(mac),
+        (COMMAND_PREFERRED_IPV4, Some(identities)) => {
+            let [.., d, c, b, a] = *command;
+            identities.prefer(&uuid, mac, Ipv4Addr::new(a, b, c, d)).map(|()| mac)
+        }
+        (COMMAND_PREFERRED_IPV4, None) => Err("addresses are given by DHCP only"),
+        _ => Err("this command is not known"),
     }
 }
 
@@ -139,7 +164,8 @@ mod tests {
         input.room()[..words.len()].copy_from_slice(words);
         input.filled(words.len());
         let mut out = Vec::new();
-        (greeting.advance(&mut input, Terms { mtu: 1500, serial: 1 }, &mut out), out)
+        let terms = Terms { mtu: 1500, serial: 1, identities: None };
+        (greeting.advance(&mut input, &terms, &mut out), out)
     }
 
     fn hello(version: u32) -> Vec<u8> {

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -16,6 +17,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::framing::Framing;
 use crate::greeting::{Greeting, Terms};
+use crate::identity::Identities;
 use crate::port::{Left, Port, SCRATCH_BYTES};
 use crate::switch::{Mac, PortId, Switch, Verdict};
 
@@ -99,7 +101,7 @@ impl Hub {
     /// When the system has no descriptor left.
     pub fn new(engine: Mac, mtu: u16) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let terms = Terms { mtu, serial: 0 };
+        let terms = Terms { mtu, serial: 0, identities: None };
         let (switch, scratch) = (Switch::new(engine), vec![0; SCRATCH_BYTES]);
         Ok(Self { epoll, listeners: Vec::new(), slots: Vec::new(), switch, terms, dropped: 0, scratch })
     }
@@ -177,9 +179,14 @@ impl Hub {
         self.add(port)
     }
 
+    /// Lets machines that connect from now on prefer addresses.
+    pub fn set_identities(&mut self, identities: Arc<Identities>) {
+        self.terms.identities = Some(identities);
+    }
+
     fn next_terms(&mut self) -> Terms {
         self.terms.serial += 1;
-        self.terms
+        self.terms.clone()
     }
 
     fn add(&mut self, port: Port) -> io::Result<()> {

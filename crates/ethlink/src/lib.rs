@@ -7,6 +7,7 @@
 mod framing;
 mod greeting;
 mod hub;
+mod identity;
 mod namespace;
 mod netlink;
 pub mod pass;
@@ -18,6 +19,7 @@ mod tap;
 pub use framing::{FRAME_BYTES_MAX, Framing, TooLong, Unframer};
 pub use greeting::{Greeting, Progress, Terms};
 pub use hub::{Address, Hub, Protocol};
+pub use identity::Identities;
 pub use namespace::{Namespace, NamespaceError};
 pub use netlink::{Addressing, Netlink};
 pub use switch::{Mac, PortId, Switch, Verdict};

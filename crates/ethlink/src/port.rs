@@ -99,7 +99,7 @@ impl Port {
             Err(Errno::AGAIN | Errno::INTR) => return Left::Open,
             Err(_) => return Left::Closed,
         }
-        match greeting.advance(input, self.terms, out) {
+        match greeting.advance(input, &self.terms, out) {
             Progress::Wait => {}
             Progress::Refused => *last = true,
             Progress::Ready => loop {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::filter::Filter;
 use crate::frame::{Captured, Direction};
-use crate::pcapng;
 use crate::ring::Ring;
+use crate::{pcap, pcapng};
 
 /// Bytes of frames that wait for a subscriber that does not take them; then frames are lost to it.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
@@ -25,6 +25,40 @@ pub struct Wanted {
     pub filter: Filter,
     /// Most bytes of each; 0 means all.
     pub snap_bytes: u32,
+    /// How they are written.
+    pub format: Format,
+}
+
+/// How frames are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// With the names of ports, directions and comments.
+    #[default]
+    Pcapng,
+    /// As VPNKit did.
+    Pcap,
+}
+
+impl Format {
+    fn begin(self, out: &mut Vec<u8>, snap_bytes: u32) {
+        match self {
+            Self::Pcapng => pcapng::section(out, "vpnkit"),
+            Self::Pcap => pcap::header(out, snap_bytes),
+        }
+    }
+
+    fn port(self, out: &mut Vec<u8>, name: &str, snap_bytes: u32) {
+        if self == Self::Pcapng {
+            pcapng::interface(out, name, snap_bytes);
+        }
+    }
+
+    fn frame(self, out: &mut Vec<u8>, frame: &Captured) {
+        match self {
+            Self::Pcapng => pcapng::packet(out, frame),
+            Self::Pcap => pcap::packet(out, frame),
+        }
+    }
 }
 
 /// Where frames go to be captured.
@@ -144,15 +178,21 @@ impl Recorder {
 
     /// The ring as a pcapng file, of the frames that `filter` lets through.
     pub fn ring_pcapng(&self, filter: &Filter) -> Vec<u8> {
+        self.ring(filter, Format::Pcapng)
+    }
+
+    /// The ring as a file, of the frames that `filter` lets through.
+    pub fn ring(&self, filter: &Filter, format: Format) -> Vec<u8> {
         let state = lock(&self.state);
+        let snap_bytes = state.ring_snap_bytes as u32;
         let mut out = Vec::new();
-        pcapng::section(&mut out, "vpnkit");
+        format.begin(&mut out, snap_bytes);
         for name in &state.ports {
-            pcapng::interface(&mut out, name, state.ring_snap_bytes as u32);
+            format.port(&mut out, name, snap_bytes);
         }
         for frame in state.ring.iter().flat_map(Ring::frames) {
             if filter.matches(&frame.bytes) {
-                pcapng::packet(&mut out, frame);
+                format.frame(&mut out, frame);
             }
         }
         out
@@ -184,7 +224,7 @@ impl Queue {
     }
 }
 
-/// Somebody's view of the frames, as a pcapng file without end. Dropping it ends it.
+/// Somebody's view of the frames, as a file without end. Dropping it ends it.
 #[derive(Debug)]
 pub struct Subscription {
     recorder: Arc<Recorder>,
@@ -196,6 +236,7 @@ impl Subscription {
     /// Appends what there is to `out`, waiting until there is something or `timeout` has passed. Returns false when
     /// nothing will come any more.
     pub fn take(&mut self, out: &mut Vec<u8>, timeout: Duration) -> bool {
+        let Wanted { format, snap_bytes, .. } = self.queue.wanted;
         let mut pending = lock(&self.queue.pending);
         if self.begun && pending.ring.is_empty() && pending.ports.is_empty() && !pending.ended {
             let idle = |pending: &mut Pending| pending.ring.is_empty() && !pending.ended;
@@ -208,14 +249,14 @@ impl Subscription {
         }
         if !self.begun {
             self.begun = true;
-            pcapng::section(out, "vpnkit");
+            format.begin(out, snap_bytes);
         }
         for name in pending.ports.drain(..) {
-            pcapng::interface(out, &name, self.queue.wanted.snap_bytes);
+            format.port(out, &name, snap_bytes);
         }
         let live = !(pending.ended && pending.ring.is_empty());
         for frame in pending.ring.drain() {
-            pcapng::packet(out, &frame);
+            format.frame(out, &frame);
         }
         live
     }

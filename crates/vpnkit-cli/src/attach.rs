@@ -3,25 +3,27 @@
 //! A TAP device is made by a second process of this program that moves into the namespace, hands the device over and
 //! ends: to join a user namespace a process must have one thread, and this one keeps its own view of the host.
 
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use ethlink::{Address, Addressing, Hub, Namespace, Protocol, Tap, TapOptions, pass, take_fd};
-use vpnkit::{HubLink, Link, Network, PREFIX_BITS, TapLink};
+use ethlink::{Address, Addressing, Hub, Identities, Namespace, Protocol, Tap, TapOptions, pass, take_fd};
+use vpnkit::{HubLink, Link, MacAddr, Network, PREFIX_BITS, TapLink, Update};
 
 use crate::cli::{Cli, Local};
+use crate::detours::Later;
 use crate::failure::{self, Failure};
 
 /// Makes the link.
-pub fn attach(cli: &Cli, network: &Network) -> Result<Arc<dyn Link>, Failure> {
+pub fn attach(cli: &Cli, network: &Network, engine: &Arc<Later>) -> Result<Arc<dyn Link>, Failure> {
     let sockets = cli.sockets();
     let on_sockets = !sockets.is_empty() || !cli.fd.is_empty() || !cli.ethernet.is_empty();
     match (cli.tap.is_some(), on_sockets) {
         (true, true) => Err(Failure::usage("a namespace and sockets of machines need a vpnkit each")),
         (true, false) => Ok(Arc::new(TapLink::new(tap_of_helper()?))),
-        (false, true) => Ok(Arc::new(hub(cli, &sockets, network)?)),
+        (false, true) => Ok(Arc::new(hub(cli, &sockets, network, engine)?)),
         (false, false) => Err(Failure::usage(
             "nothing to attach to: give --netns and --tap, or a socket such as --listen-qemu unix:PATH",
         )),
@@ -29,8 +31,14 @@ pub fn attach(cli: &Cli, network: &Network) -> Result<Arc<dyn Link>, Failure> {
 }
 
 /// Binds the sockets and takes over descriptors.
-fn hub(cli: &Cli, sockets: &[(Protocol, Address)], network: &Network) -> Result<HubLink, Failure> {
+fn hub(
+    cli: &Cli,
+    sockets: &[(Protocol, Address)],
+    network: &Network,
+    engine: &Arc<Later>,
+) -> Result<HubLink, Failure> {
     let mut hub = Hub::new(network.gateway_mac.0, network.mtu).map_err(|error| Failure::of(&error))?;
+    hub.set_identities(Arc::new(identities(network, engine)));
     for (protocol, address) in sockets {
         let name = match address {
             Address::Unix(path) => path.display().to_string(),
@@ -52,6 +60,17 @@ fn hub(cli: &Cli, sockets: &[(Protocol, Address)], network: &Network) -> Result<
             .map_err(|error| Failure::usage(format!("descriptor {number} is no socket of ours: {error}")))?;
     }
     HubLink::new(hub).map_err(|error| Failure::of(&error))
+}
+
+/// The addresses that machines may prefer, which DHCP keeps for them from then on.
+fn identities(network: &Network, engine: &Arc<Later>) -> Identities {
+    let last = network.guest_last.unwrap_or(Ipv4Addr::from_bits(network.broadcast().to_bits() - 1));
+    let engine = Arc::clone(engine);
+    Identities::new((network.guest, last), vec![network.gateway, network.host], move |mac, address| {
+        if let Some(engine) = engine.get() {
+            engine.update(Update::Reserve(MacAddr(mac), address));
+        }
+    })
 }
 
 /// Lets a process of its own make the device.

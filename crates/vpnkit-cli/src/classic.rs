@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use vpnkit::{MacAddr, Network};
 
+use crate::cli::{Local, local};
+use crate::detours::LeadsOn;
+use crate::failure::Failure;
+
 /// See the module.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "As VPNKit had them")]
@@ -30,6 +34,36 @@ pub struct Classic {
     /// File of the domain and search list of guests: {"searchDomains": […], "domainName": "…"}
     #[arg(long, value_name = "FILE")]
     pub dhcp_path: Option<PathBuf>,
+    /// File of the HTTP proxy's settings, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub http: Option<PathBuf>,
+    /// Unix socket at which they are read and replaced: /http_proxy.json
+    #[arg(long, value_name = "SOCKET")]
+    pub http_api_path: Option<PathBuf>,
+    /// TCP ports of the gateway that lead on: PORT:IP:PORT,…
+    #[arg(long, value_name = "PORTS")]
+    pub tcpv4_forwards: Option<LeadsOn>,
+    /// UDP ports of the gateway that lead on: PORT:IP:PORT,…
+    #[arg(long, value_name = "PORTS")]
+    pub udpv4_forwards: Option<LeadsOn>,
+    /// File of ports of the gateway that lead on, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub gateway_forwards: Option<PathBuf>,
+    /// File of networks whose connections go through Unix sockets, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub forwards: Option<PathBuf>,
+    /// Socket that gives an archive of the network's state to who connects: a path, or fd:NUMBER that is bound
+    #[arg(long, value_name = "SOCKET", value_parser = local)]
+    pub diagnostics: Vec<Local>,
+    /// Socket that gives frames as they pass, as pcap, to who connects
+    #[arg(long, value_name = "SOCKET", value_parser = local)]
+    pub pcap: Vec<Local>,
+    /// Bytes of each frame that --pcap gives; 0 is all
+    #[arg(long, value_name = "BYTES", default_value_t = 128)]
+    pub pcap_snaplen: u32,
+    /// Not here: the state as files over 9P
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    pub introspection: Vec<String>,
     /// Control ports over 9P at this socket: PATH, fd:N, tcp://HOST:PORT, hyperkit://:PORT/DIRECTORY
     #[arg(long, value_name = "SOCKET")]
     pub port: Vec<String>,
@@ -79,6 +113,16 @@ impl Classic {
             let connections = connections as usize;
             network.limits.tcp_flows = network.limits.tcp_flows.min(connections);
             network.limits.udp_flows = network.limits.udp_flows.min(connections);
+        }
+    }
+
+    /// Errs for what is not here.
+    pub fn refuse(&self) -> Result<(), Failure> {
+        match self.introspection.first() {
+            Some(socket) => Err(Failure::usage(format!(
+                "--introspection {socket}: the state is not served over 9P: give --diagnostics SOCKET or --control SOCKET"
+            ))),
+            None => Ok(()),
         }
     }
 }

@@ -251,7 +251,7 @@ impl Cli {
         });
         let dns = Resolvers::Fixed(servers.copied().collect());
         let backlog = self.classic.listen_backlog.map_or(Config::default().backlog, |count| count as u16);
-        Ok(Config { network, dns, hosts: None, forwards: Vec::new(), backlog })
+        Ok(Config { network, dns, hosts: None, forwards: Vec::new(), backlog, intercept: None })
     }
 
     /// The smallest network of at least 256 addresses that has all of those given.

@@ -1,46 +1,100 @@
 //! The control socket, and the ports that are exposed from the start.
 
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use ethlink::Address;
 use vpnkit::Link;
 use vpnkit_capture::Recorder;
-use vpnkit_control::{Api, CapturedLink, ExposeError, Exposed, Listening, Network, Server};
+use vpnkit_control::{
+    Api, CapturedLink, ExposeError, Exposed, Listening, Network, Offer, Server, diagnostics,
+};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Local};
 use crate::failure::Failure;
 use crate::forwarder;
 
 /// Bytes that the ring keeps of each frame: all headers, and the beginning of what they carry.
 const RING_SNAP_BYTES: u32 = 256;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 16;
+/// Bytes of the ring that diagnostics are made from.
+const RING_BYTES: usize = 1 << 20;
+
 /// Has frames captured, if there is anybody who could look.
 pub fn capture(cli: &Cli, link: Arc<dyn Link>) -> (Arc<dyn Link>, Arc<Recorder>) {
-    let recorder = Arc::new(Recorder::new(usize::from(cli.capture_ring) << 20, RING_SNAP_BYTES));
-    if cli.control.is_none() {
+    // An archive has the last frames, as VPNKit's had.
+    let least = if cli.classic.diagnostics.is_empty() { 0 } else { RING_BYTES };
+    let ring_bytes = least.max(usize::from(cli.capture_ring) << 20);
+    let recorder = Arc::new(Recorder::new(ring_bytes, RING_SNAP_BYTES));
+    let classic = &cli.classic;
+    if cli.control.is_none() && classic.pcap.is_empty() && classic.diagnostics.is_empty() {
         return (link, recorder);
     }
     let name = cli.tap.as_deref().unwrap_or("machines");
     (Arc::new(CapturedLink::new(link, Arc::clone(&recorder), name)), recorder)
 }
 
-/// Binds the control socket.
-pub fn listen(cli: &Cli) -> Result<Option<Listening>, Failure> {
-    let bound = cli.control.as_ref().map(|address| match address {
+/// Binds the sockets for control: that of everything, and that of the proxy's settings.
+pub fn listen(cli: &Cli) -> Result<Vec<Listening>, Failure> {
+    let settings = cli.classic.http_api_path.clone().map(Address::Unix);
+    let bind = |address: &Address| match address {
         Address::Unix(path) => Listening::unix(path),
         Address::Tcp(address) => Listening::tcp(*address),
-    });
-    bound.transpose().map_err(|error| Failure::of(&error))
+    };
+    cli.control
+        .iter()
+        .chain(&settings)
+        .map(bind)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Failure::of(&error))
 }
 
-/// Exposes the ports of the command line and serves the control sockets: HTTP's for as long as the result is kept.
-pub fn serve(
-    cli: &Cli,
-    (listening, ports): (Option<Listening>, Vec<forwarder::Listener>),
-    network: Arc<dyn Network>,
-    recorder: Arc<Recorder>,
-    status: serde_json::Value,
-) -> Result<Option<Server>, Failure> {
+/// The sockets that give something to who connects, bound.
+pub struct Offers {
+    archives: Vec<UnixListener>,
+    frames: Vec<UnixListener>,
+    snap_bytes: u32,
+}
+
+/// Binds, or takes over, the sockets of `--diagnostics` and `--pcap`.
+pub fn offers(cli: &Cli) -> Result<Offers, Failure> {
+    let bind = |local: &Local| match local {
+        Local::Path(path) => match Listening::unix(path).map_err(|error| Failure::of(&error))? {
+            Listening::Unix(listener, _) => Ok(listener),
+            Listening::Tcp(_) => Err(Failure::usage(format!("{} is no Unix socket", path.display()))),
+        },
+        Local::Fd(number) => {
+            let wrong = |error: std::io::Error| {
+                Failure::usage(format!("descriptor {number} is no socket of ours: {error}"))
+            };
+            let fd = ethlink::take_fd(*number).map_err(wrong)?;
+            rustix::net::listen(&fd, BACKLOG).map_err(|error| wrong(error.into()))?;
+            Ok(UnixListener::from(fd))
+        }
+    };
+    let all = |locals: &[Local]| locals.iter().map(bind).collect::<Result<Vec<_>, _>>();
+    let classic = &cli.classic;
+    let (archives, frames) = (all(&classic.diagnostics)?, all(&classic.pcap)?);
+    Ok(Offers { archives, frames, snap_bytes: classic.pcap_snaplen })
+}
+
+impl Offers {
+    /// Serves them from now on.
+    pub fn serve(self, api: &Api) -> Result<(), Failure> {
+        let archives = self.archives.into_iter().map(|listener| (listener, Offer::Archive(api.clone())));
+        let frames = || Offer::Frames(Arc::clone(&api.recorder), self.snap_bytes);
+        let frames = self.frames.into_iter().map(|listener| (listener, frames()));
+        for (listener, offer) in archives.chain(frames) {
+            diagnostics::serve(listener, offer).map_err(|error| Failure::of(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Exposes the ports of the command line.
+pub fn expose(cli: &Cli, network: Arc<dyn Network>) -> Result<Arc<Exposed>, Failure> {
     let network = forwarder::through(cli, network)?;
     let exposed = Arc::new(Exposed::new(network, cli.allowed_bind_addresses.clone()));
     for forward in cli.forwards() {
@@ -49,8 +103,11 @@ pub fn serve(
             error => Failure::of(&error),
         })?;
     }
-    forwarder::serve(ports, &exposed)?;
-    let api = Api { exposed, recorder, status: Arc::new(status) };
-    let server = listening.map(|listening| Server::on(api, listening)).transpose();
-    server.map_err(|error| Failure::of(&error))
+    Ok(exposed)
+}
+
+/// Serves the sockets for control, for as long as the result is kept.
+pub fn serve(listening: Vec<Listening>, api: &Api) -> Result<Vec<Server>, Failure> {
+    let serve = |listening| Server::on(api.clone(), listening);
+    listening.into_iter().map(serve).collect::<Result<_, _>>().map_err(|error| Failure::of(&error))
 }

@@ -7,6 +7,7 @@ mod attach;
 mod classic;
 mod cli;
 mod control;
+mod detours;
 mod failure;
 mod flows;
 mod forwarder;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use ethlink::{Address, Namespace};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpnkit::{Engine, Stopper};
-use vpnkit_control::Network;
+use vpnkit_control::{Api, Network, Settings};
 use vpnkit_sandbox::{Charge, Report, Warden, confine};
 
 use crate::attach;
-use crate::cli::{Cli, YesNo};
+use crate::cli::{Cli, Local, YesNo};
 use crate::control;
+use crate::detours::{Detours, Interception, Later, sockets_of};
 use crate::failure::Failure;
 use crate::forwarder;
 use crate::watched::Watched;
@@ -20,16 +21,19 @@ use crate::watched::Watched;
 /// Serves a network until it is told to stop, or what it serves is gone.
 pub fn serve(cli: &Cli) -> Result<(), Failure> {
     forwarder::check(cli)?;
+    cli.classic.refuse()?;
     raise_open_files();
     let mut config = cli.config()?;
     let watched = Watched::of(cli);
     // Before anything is open that is not the warden's, and while there is one thread.
     let (warden, mut events) = Warden::start(charge(cli, &watched)).map_err(|error| Failure::of(&error))?;
+    let warden = Arc::new(warden);
     let texts = watched.first(&mut events)?;
-    watched.begin(&texts, &mut config)?;
-    let link = attach::attach(cli, &config.network)?;
+    let later = Arc::new(Later::default());
+    let link = attach::attach(cli, &config.network, &later)?;
     let listening = control::listen(cli)?;
     let ports = forwarder::bind(cli)?;
+    let offers = control::offers(cli)?;
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
         .map_err(|error| Failure::of(&error))?;
     for path in own_sockets(cli).into_iter().chain(forwarder::paths(cli)?) {
@@ -39,12 +43,23 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     warden.seal().map_err(|error| Failure::of(&error))?;
     let sandbox = sandbox(cli)?;
 
+    let detours = Arc::new(Detours::start(cli, Arc::clone(&warden), later)?);
+    watched.begin(&texts, &mut config, &detours)?;
+    config.intercept = Some(Arc::new(Interception(Arc::clone(&detours))));
     let (link, recorder) = control::capture(cli, link);
     let engine = Arc::new(Engine::start(config, link).map_err(|error| Failure::of(&error))?);
-    watched.apply_all(texts, &engine);
-    let network = Arc::clone(&engine) as Arc<dyn Network>;
-    let status = crate::status::of(sandbox.as_ref());
-    let _server = control::serve(cli, (listening, ports), network, recorder, status)?;
+    detours.attach(&engine);
+    watched.apply_all(texts, &engine, &detours);
+    let api = Api {
+        exposed: control::expose(cli, Arc::clone(&engine) as Arc<dyn Network>)?,
+        recorder,
+        status: Arc::new(crate::status::of(sandbox.as_ref())),
+        proxy: detours.has_proxy().then(|| Arc::clone(&detours) as Arc<dyn Settings>),
+        zones: Arc::default(),
+    };
+    forwarder::serve(ports, &api.exposed)?;
+    let _servers = control::serve(listening, &api)?;
+    offers.serve(&api)?;
     if let Some(report) = &sandbox {
         eprintln!("vpnkit: sandbox: {report}");
     }
@@ -54,7 +69,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     std::thread::Builder::new()
         .name("files".into())
         .spawn(move || {
-            watched.follow(&mut events, &changes);
+            watched.follow(&mut events, &changes, &detours);
             stopper.stop();
         })
         .map_err(|error| Failure::of(&error))?;
@@ -71,17 +86,21 @@ fn charge(cli: &Cli, watched: &Watched) -> Charge {
         let Ok(namespace) = netns.parse::<Namespace>();
         Box::new(move || namespace.wait_until_gone()) as vpnkit_sandbox::warden::Ending
     });
-    Charge { files: watched.paths(), ending, ..Charge::default() }
+    let connects = watched.tunnels().map(|file| (file, sockets_of as fn(&str) -> Vec<PathBuf>));
+    Charge { files: watched.paths(), ending, connects, folders: Some(Vec::new()) }
 }
 
 /// The Unix sockets that are made here.
 fn own_sockets(cli: &Cli) -> Vec<PathBuf> {
-    let control = cli.control.clone();
-    let all = cli.sockets().into_iter().map(|(_, address)| address).chain(control);
+    let settings = cli.classic.http_api_path.clone().map(Address::Unix);
+    let all =
+        cli.sockets().into_iter().map(|(_, address)| address).chain(cli.control.clone()).chain(settings);
+    let offers = cli.classic.diagnostics.iter().chain(&cli.classic.pcap).filter_map(Local::path);
     all.filter_map(|address| match address {
         Address::Unix(path) => Some(path),
         Address::Tcp(_) => None,
     })
+    .chain(offers)
     .collect()
 }
 

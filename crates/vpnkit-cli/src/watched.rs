@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use vpnkit::{Config, Engine, Resolvers, Update, resolv_conf};
+use vpnkit::{Config, Engine, Update, Upstreams};
+use vpnkit_control::Settings;
 use vpnkit_sandbox::{Event, Events};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Dns};
+use crate::detours::Detours;
 use crate::failure::Failure;
 
 /// Where the host's name servers are.
@@ -17,7 +19,12 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 enum Role {
     Hosts,
     ResolvConf,
+    /// VPNKit's `--dns`.
+    Dns,
     Dhcp,
+    Http,
+    GatewayForwards,
+    Forwards,
 }
 
 /// The files, each with its role.
@@ -43,9 +50,18 @@ impl Watched {
         if cli.dns.is_empty() {
             files.push((Role::ResolvConf, RESOLV_CONF.into()));
         }
-        if let Some(path) = &cli.classic.dhcp_path {
-            files.push((Role::Dhcp, path.clone()));
-        }
+        files.extend(cli.dns.iter().filter_map(|dns| match dns {
+            Dns::File(path) => Some((Role::Dns, path.clone())),
+            Dns::Servers(_) => None,
+        }));
+        let classic = &cli.classic;
+        let settings = [
+            (Role::Dhcp, &classic.dhcp_path),
+            (Role::Http, &classic.http),
+            (Role::GatewayForwards, &classic.gateway_forwards),
+            (Role::Forwards, &classic.forwards),
+        ];
+        files.extend(settings.into_iter().filter_map(|(role, path)| Some((role, path.clone()?))));
         let domain = Some(cli.domain.clone()).filter(|domain| !domain.is_empty());
         Self { files, domain }
     }
@@ -53,6 +69,11 @@ impl Watched {
     /// Their paths, in order.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.files.iter().map(|(_, path)| path.clone()).collect()
+    }
+
+    /// The file of tunnels, by its number, which the process outside reads too.
+    pub fn tunnels(&self) -> Option<usize> {
+        self.files.iter().position(|(role, _)| *role == Role::Forwards)
     }
 
     /// What is in them at first; a file that is missing is empty.
@@ -73,64 +94,82 @@ impl Watched {
 
     /// Errs for settings that are wrong from the start, which a person can correct; applies those that a network begins
     /// with.
-    pub fn begin(&self, texts: &[String], config: &mut Config) -> Result<(), Failure> {
+    pub fn begin(&self, texts: &[String], config: &mut Config, detours: &Detours) -> Result<(), Failure> {
         for ((role, path), text) in self.files.iter().zip(texts) {
             let name = path.display();
             if text.is_empty() && !matches!(role, Role::Hosts | Role::ResolvConf) {
                 return Err(Failure::usage(format!("{name} is missing, empty or larger than 16 MiB")));
             }
+            let wrong = |error: String| Failure::usage(format!("{name} is not understood: {error}"));
             match role {
-                Role::Hosts => {}
-                Role::ResolvConf => config.dns = Resolvers::Fixed(resolv_conf(text)),
+                Role::Hosts | Role::ResolvConf => {}
+                Role::Dns => {
+                    let upstreams = Upstreams::parse(text).map_err(|error| wrong(error.to_string()))?;
+                    if config.network.search.is_empty() {
+                        config.network.search = upstreams.search;
+                    }
+                }
                 Role::Dhcp => {
-                    let dhcp: Dhcp = serde_json::from_str(text).map_err(|error| {
-                        Failure::usage(format!("{name} is not of VPNKit's form: {error}"))
-                    })?;
+                    let dhcp: Dhcp = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
                     config.network.search = dhcp.search_domains;
                     config.network.domain = self.domain.clone().unwrap_or(dhcp.domain_name);
                 }
+                Role::Http => detours.set(text).map_err(wrong)?,
+                Role::GatewayForwards => detours.set_gateway_ports(text).map_err(wrong)?,
+                Role::Forwards => detours.set_tunnels(text).map_err(wrong)?,
             }
         }
         Ok(())
     }
 
     /// Applies what a running network is told.
-    pub fn apply_all(&self, texts: Vec<String>, engine: &Engine) {
+    pub fn apply_all(&self, texts: Vec<String>, engine: &Engine, detours: &Detours) {
         for (index, text) in texts.into_iter().enumerate() {
-            self.apply(index, text, engine);
+            self.apply(index, text, engine, detours);
         }
     }
 
-    fn apply(&self, index: usize, text: String, engine: &Engine) {
+    /// What is not understood changes nothing, and is said.
+    fn apply(&self, index: usize, text: String, engine: &Engine, detours: &Detours) {
         let Some((role, path)) = self.files.get(index) else { return };
-        match role {
-            Role::Hosts => engine.update(Update::Hosts(text)),
-            Role::ResolvConf => engine.update(Update::Resolvers(resolv_conf(&text))),
-            Role::Dhcp => match serde_json::from_str::<Dhcp>(&text) {
-                Ok(dhcp) => {
+        let applied = match role {
+            Role::Hosts => {
+                engine.update(Update::Hosts(text));
+                Ok(())
+            }
+            Role::ResolvConf => {
+                engine.update(Update::Resolvers(Upstreams::of_resolv_conf(&text)));
+                Ok(())
+            }
+            Role::Dns => Upstreams::parse(&text)
+                .map(|upstreams| engine.update(Update::Resolvers(upstreams)))
+                .map_err(|error| error.to_string()),
+            Role::Dhcp => serde_json::from_str::<Dhcp>(&text)
+                .map(|dhcp| {
                     let domain = self.domain.clone().unwrap_or(dhcp.domain_name);
                     engine.update(Update::Domains { domain, search: dhcp.search_domains });
-                }
-                Err(error) => keep(path, &error),
-            },
+                })
+                .map_err(|error| error.to_string()),
+            Role::Http => detours.set(&text),
+            Role::GatewayForwards => detours.set_gateway_ports(&text),
+            Role::Forwards => detours.set_tunnels(&text),
+        };
+        if let Err(error) = applied {
+            let path = path.display();
+            eprintln!("vpnkit: {path} is not understood, so what it said before holds: {error}");
         }
     }
 
     /// Applies changes until what is served has ended.
-    pub fn follow(&self, events: &mut Events, engine: &Engine) {
+    pub fn follow(&self, events: &mut Events, engine: &Engine, detours: &Detours) {
         loop {
             match events.next() {
                 Some(Event::File(index, bytes)) => {
-                    self.apply(index, String::from_utf8_lossy(&bytes).into_owned(), engine);
+                    self.apply(index, String::from_utf8_lossy(&bytes).into_owned(), engine, detours);
                 }
-                Some(Event::Missing(index)) => self.apply(index, String::new(), engine),
+                Some(Event::Missing(index)) => self.apply(index, String::new(), engine, detours),
                 Some(Event::Ended) | None => return,
             }
         }
     }
-}
-
-/// Says that a file was changed to something that is not understood.
-fn keep(path: &std::path::Path, error: &dyn std::error::Error) {
-    eprintln!("vpnkit: {} is not understood, so what it said before holds: {error}", path.display());
 }

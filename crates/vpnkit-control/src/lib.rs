@@ -5,18 +5,20 @@
 //!   whom they may be bound, idempotently;
 //! - [`http`]: the API of VPNKit's Go client (`/forwards/…`), that of gvproxy (`/services/forwarder/…`), Prometheus
 //!   metrics, flows as JSON, and pcapng without end;
-//! - [`captured`]: the link that captures are made at.
+//! - [`captured`]: the link that captures are made at; [`diagnostics`]: what VPNKit gave to who connects.
 
 #![forbid(unsafe_code)]
 
 pub mod captured;
+pub mod diagnostics;
 pub mod exposed;
 pub mod http;
 pub mod network;
 pub mod spec;
 
 pub use captured::CapturedLink;
+pub use diagnostics::Offer;
 pub use exposed::{ExposeError, Exposed};
-pub use http::{Api, Listening, ServeError, Server};
+pub use http::{Api, Listening, ServeError, Server, Settings, Zones};
 pub use network::Network;
 pub use spec::{Spec, SpecError};

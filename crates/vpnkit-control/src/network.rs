@@ -1,8 +1,8 @@
 //! What the control of a network needs of its engine.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use vpnkit::{Counters, Engine, Flows, Forward, ForwardError};
+use vpnkit::{Counters, Engine, Flows, Forward, ForwardError, MacAddr, Update};
 
 /// A running network. Every call may come from any thread.
 pub trait Network: Send + Sync {
@@ -23,6 +23,12 @@ pub trait Network: Send + Sync {
 
     /// What happened so far.
     fn counters(&self) -> Counters;
+
+    /// Which machine has which address.
+    fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)>;
+
+    /// Changes something; it holds for what comes after.
+    fn update(&self, update: Update);
 }
 
 impl Network for Engine {
@@ -40,5 +46,13 @@ impl Network for Engine {
 
     fn counters(&self) -> Counters {
         Engine::counters(self)
+    }
+
+    fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
+        Engine::leases(self)
+    }
+
+    fn update(&self, update: Update) {
+        Engine::update(self, update);
     }
 }

@@ -26,7 +26,13 @@ impl Served {
         recorder.add_port("machine");
         let exposed = Arc::new(Exposed::new(Arc::new(engine), allowed));
         let folder = tempfile::tempdir().unwrap();
-        let api = Api { exposed, recorder: Arc::clone(&recorder), status: Arc::default() };
+        let api = Api {
+            exposed,
+            recorder: Arc::clone(&recorder),
+            status: Arc::default(),
+            proxy: None,
+            zones: Arc::default(),
+        };
         let server = Server::unix(api, &folder.path().join("api")).unwrap();
         Served { folder, recorder, server: Some(server) }
     }
@@ -201,7 +207,16 @@ fn a_socket_is_removed_at_the_end_and_replaced_when_it_was_left() {
     let api = |path: &Path| {
         let engine = Engine::start(Config::default(), Arc::new(MemoryLink::new())).unwrap();
         let exposed = Arc::new(Exposed::new(Arc::new(engine), Vec::new()));
-        Server::unix(Api { exposed, recorder: Arc::default(), status: Arc::default() }, path)
+        Server::unix(
+            Api {
+                exposed,
+                recorder: Arc::default(),
+                status: Arc::default(),
+                proxy: None,
+                zones: Arc::default(),
+            },
+            path,
+        )
     };
     assert!(matches!(api(&path), Err(ServeError::InUse { .. })));
     served.server = None;

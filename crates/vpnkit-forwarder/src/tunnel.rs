@@ -9,7 +9,7 @@ mod flow;
 mod run;
 
 use std::collections::HashSet;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
-use vpnkit::{Counters, Flows, Forward, ForwardError, Protocol};
+use vpnkit::{Counters, Flows, Forward, ForwardError, MacAddr, Protocol, Update};
 use vpnkit_control::Network;
 
 /// Context id and port of the forwarder, as a hypervisor's socket wants them said.
@@ -113,6 +113,14 @@ impl Network for Tunnel {
         self.order(Order::End(forward, done))?;
         // So that the port is free when we return.
         ended.recv().map_err(|_| ForwardError::Stopped)
+    }
+
+    fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
+        self.inner.leases()
+    }
+
+    fn update(&self, update: Update) {
+        self.inner.update(update);
     }
 
     fn flows(&self) -> Flows {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use p9p::connection::{ConnectOptions, Connection};
 use p9p::filesystem::OpenFlags;
 use p9p::message::{Dialect, Fid};
 use p9p::net::{Server, ServerOptions};
-use vpnkit::{Counters, Flows, Forward, ForwardError};
+use vpnkit::{Counters, Flows, Forward, ForwardError, MacAddr, Update};
 use vpnkit_control::{Exposed, Network};
 use vpnkit_forwarder::PortFiles;
 
@@ -44,6 +44,10 @@ impl Network for Listening {
     fn counters(&self) -> Counters {
         Counters::default()
     }
+    fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
+        Vec::new()
+    }
+    fn update(&self, _update: Update) {}
 }
 
 /// A served tree.

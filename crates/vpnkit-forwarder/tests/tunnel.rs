@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use vpnkit::{Counters, Flows, Forward, ForwardError, Protocol};
+use vpnkit::{Counters, Flows, Forward, ForwardError, MacAddr, Protocol, Update};
 use vpnkit_control::Network;
 use vpnkit_forwarder::Tunnel;
 use vpnkit_forwarder::mux::{Destination, Event, Multiplexer, Side, StreamId};
@@ -21,6 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Unused;
 
 impl Network for Unused {
+    fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
+        unreachable!()
+    }
+    fn update(&self, _update: Update) {}
     fn forward(&self, _forward: Forward) -> Result<SocketAddr, ForwardError> {
         panic!("a forward went over the Ethernet")
     }

@@ -1,5 +1,8 @@
 //! The proxy's settings: the JSON that VPNKit reads from `--http FILE` and from its `/http_proxy.json`.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use crate::rules::Hosts;
@@ -57,7 +60,33 @@ pub struct ProxyConfig {
     pub allow_error: String,
     /// Names that stand for the host itself.
     pub host_names: Vec<String>,
+    /// Who finds the addresses of names; the system, if nobody.
+    pub resolver: Option<Resolver>,
 }
+
+/// Finds addresses of names.
+pub trait Resolve: Send + Sync {
+    /// Calls `answer` with what is found, which may be nothing; dropping it says the same.
+    fn resolve(&self, name: &str, answer: Box<dyn FnOnce(Vec<IpAddr>) + Send>);
+}
+
+/// See [`ProxyConfig::resolver`].
+#[derive(Clone)]
+pub struct Resolver(pub Arc<dyn Resolve>);
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+impl PartialEq for Resolver {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Resolver {}
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]
@@ -103,6 +132,7 @@ impl ProxyConfig {
             allow: wire.allow_enabled.then(|| Hosts::of(&wire.allow)),
             allow_error: wire.allow_error_msg,
             host_names: Vec::new(),
+            resolver: None,
         })
     }
 }

@@ -41,8 +41,8 @@ impl Upstream {
 }
 
 /// Connects to a proxy, which may be on the host itself.
-pub async fn dial_upstream(upstream: &Upstream) -> Result<TcpStream, DialError> {
-    dial(&upstream.target(), |_| true).await
+pub async fn dial_upstream(config: &ProxyConfig, upstream: &Upstream) -> Result<TcpStream, DialError> {
+    dial(config, &upstream.target(), |_| true).await
 }
 
 /// Connects to what a guest asked for. Addresses of the host itself are only reached by the host's names, for which
@@ -53,7 +53,7 @@ pub async fn dial_target(
     target: &Target,
 ) -> Result<TcpStream, DialError> {
     let by_name = config.host_names.iter().any(|name| name.eq_ignore_ascii_case(&asked.host));
-    dial(target, |address| by_name || !is_own(address)).await
+    dial(config, target, |address| by_name || !is_own(address)).await
 }
 
 fn is_own(address: IpAddr) -> bool {
@@ -61,13 +61,29 @@ fn is_own(address: IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified()
 }
 
-async fn dial(target: &Target, may: impl Fn(IpAddr) -> bool) -> Result<TcpStream, DialError> {
+/// The addresses of a target, by the resolver of the settings or the system's own.
+async fn resolve(config: &ProxyConfig, target: &Target) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = target.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, target.port)]);
+    }
+    let Some(resolver) = &config.resolver else {
+        return Ok(tokio::net::lookup_host((target.host.as_str(), target.port)).await?.collect());
+    };
+    let (found, finding) = tokio::sync::oneshot::channel();
+    resolver.0.resolve(&target.host, Box::new(move |addresses| drop(found.send(addresses))));
+    // A resolver that is gone finds nothing.
+    let found = finding.await.unwrap_or_default();
+    Ok(found.into_iter().map(|address| SocketAddr::new(address, target.port)).collect())
+}
+
+async fn dial(
+    config: &ProxyConfig,
+    target: &Target,
+    may: impl Fn(IpAddr) -> bool,
+) -> Result<TcpStream, DialError> {
     let unreachable = |source| DialError::Unreachable { target: target.to_string(), source };
     let connect = async {
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((target.host.as_str(), target.port))
-            .await
-            .map_err(unreachable)?
-            .collect();
+        let found = resolve(config, target).await.map_err(unreachable)?;
         if !found.is_empty() && !found.iter().any(|address| may(address.ip())) {
             return Err(DialError::Own(target.host.clone()));
         }
@@ -92,10 +108,14 @@ async fn dial(target: &Target, may: impl Fn(IpAddr) -> bool) -> Result<TcpStream
 /// A tunnel to `target` through a proxy. Nothing of what comes through it has been read.
 ///
 /// Spec: RFC 9110 §9.3.6.
-pub async fn tunnel(upstream: &Upstream, target: &Target) -> Result<TcpStream, DialError> {
+pub async fn tunnel(
+    config: &ProxyConfig,
+    upstream: &Upstream,
+    target: &Target,
+) -> Result<TcpStream, DialError> {
     let proxy = upstream.target().to_string();
     let unreachable = |source| DialError::Unreachable { target: proxy.clone(), source };
-    let mut stream = dial_upstream(upstream).await?;
+    let mut stream = dial_upstream(config, upstream).await?;
     let authorization =
         upstream.authorization().map(|value| format!("Proxy-Authorization: {value}\r\n")).unwrap_or_default();
     let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n");

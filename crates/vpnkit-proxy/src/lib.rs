@@ -17,5 +17,5 @@ pub mod route;
 pub mod rules;
 pub mod server;
 
-pub use config::{ConfigError, ProxyConfig, Upstream};
+pub use config::{ConfigError, ProxyConfig, Resolve, Resolver, Upstream};
 pub use server::{Kind, Proxy, StartError};

@@ -110,7 +110,7 @@ async fn open(
 ) -> Result<TcpStream, Failed> {
     match route(config, upstream, target) {
         Route::Straight(to) => Ok(dial_target(config, target, &to).await?),
-        Route::Through(upstream) => Ok(tunnel(upstream, target).await?),
+        Route::Through(upstream) => Ok(tunnel(config, upstream, target).await?),
         Route::Refuse(why) => Err(Failed::NotAllowed(why)),
     }
 }
@@ -130,7 +130,7 @@ async fn forward(
     let target = target_of(&request, origin).ok_or(Failed::Request("The request names no host."))?;
     let (stream, upstream) = match route(config, upstream_of(config, origin.kind), &target) {
         Route::Straight(to) => (dial_target(config, &target, &to).await?, None),
-        Route::Through(upstream) => (dial_upstream(upstream).await?, Some(upstream)),
+        Route::Through(upstream) => (dial_upstream(config, upstream).await?, Some(upstream)),
         Route::Refuse(why) => return Err(Failed::NotAllowed(why)),
     };
     rewrite(&mut request, &target, upstream)?;

@@ -97,6 +97,22 @@ pub enum Effect {
         /// The message as the guest sent it.
         message: Vec<u8>,
     },
+    /// The host's own question, begun with `dns_ask`, is answered.
+    DnsReply {
+        /// The number that it was asked with.
+        number: u64,
+        /// The answer.
+        message: Vec<u8>,
+    },
+    /// Look at the host's clock, then call `time_answered`.
+    TimeQuery {
+        /// Who asks.
+        guest: SocketAddr,
+        /// Whom: the gateway, by the address that the guest used.
+        server: SocketAddr,
+        /// The message, of 48 bytes.
+        request: Vec<u8>,
+    },
 }
 
 /// How far a datagram may go, and through how narrow links.

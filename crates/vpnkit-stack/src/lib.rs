@@ -24,5 +24,5 @@ pub use event::{
     TcpSnapshot, UdpId, UdpSnapshot,
 };
 pub use offload::{Gso, Offload, PartialChecksum, VIRTIO_HEADER_BYTES};
-pub use stack::{FrameSink, Hosts, Sockets, Stack};
+pub use stack::{FrameSink, GatewayPorts, Hosts, Match, Record, Sockets, Stack, Zone};
 pub use time::Instant;

@@ -1,10 +1,15 @@
 //! What an engine is started with, and what can go wrong.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use vpnkit_stack::ConfigError;
+use vpnkit_stack::wire::ethernet::MacAddr;
+use vpnkit_stack::{ConfigError, GatewayPorts, Zone};
+
+use crate::intercept::Intercept;
+use crate::upstream::Upstreams;
 
 /// A network and its ties to the host.
 #[derive(Debug, Clone)]
@@ -19,6 +24,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Connections that may wait to be accepted at a forwarded port; the kernel has its own limit.
     pub backlog: u16,
+    /// Where connections of guests really go, if not straight.
+    pub intercept: Option<Arc<dyn Intercept>>,
 }
 
 /// See [`Config::backlog`].
@@ -32,6 +39,7 @@ impl Default for Config {
             hosts: Some(PathBuf::from("/etc/hosts")),
             forwards: Vec::new(),
             backlog: BACKLOG,
+            intercept: None,
         }
     }
 }
@@ -51,18 +59,19 @@ impl Default for Resolvers {
     }
 }
 
-/// The name servers that a `resolv.conf(5)` of this text names; without any it is the one on this machine.
-pub fn resolv_conf(text: &str) -> Vec<SocketAddr> {
-    crate::host::parse_resolvers(text)
-}
-
 /// A change of a running network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Update {
     /// The text of a `hosts(5)` file, in place of the one before.
     Hosts(String),
     /// Name servers, in place of those before, which are not followed any more.
-    Resolvers(Vec<SocketAddr>),
+    Resolvers(Upstreams),
+    /// An address that is kept for a machine.
+    Reserve(MacAddr, Ipv4Addr),
+    /// Ports of the gateway that lead on, in place of those before.
+    GatewayPorts(GatewayPorts),
+    /// Zones of the name server, in place of those before.
+    Zones(Vec<Zone>),
     /// What guests are told by DHCP: their domain, empty for none, and the domains that they search.
     Domains {
         /// The domain.

@@ -1,9 +1,10 @@
 //! The handle by which other threads start, question and stop an engine.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
+use vpnkit_stack::wire::ethernet::MacAddr;
 use vpnkit_stack::{Counters, Flows};
 
 use crate::config::{Config, Forward, ForwardError, StartError, Update};
@@ -77,10 +78,23 @@ impl Engine {
         self.ask(Command::Counters).unwrap_or_default()
     }
 
+    /// Returns which machine has which address; none when it has stopped.
+    pub fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
+        self.ask(Command::Leases).unwrap_or_default()
+    }
+
     /// Changes something; it holds for what comes after.
     pub fn update(&self, update: Update) {
         // It fails when the engine has stopped, and then nothing comes after.
         let _ = self.commands.send(Command::Update(update));
+        self.waker.wake();
+    }
+
+    /// Looks a name up as a guest would, and calls `answer` with the addresses found, which may be none; not at all when
+    /// the engine stops before. The host's own address is then the one that guests know it by.
+    pub fn lookup(&self, name: &str, answer: impl FnOnce(Vec<IpAddr>) + Send + 'static) {
+        // It fails when the engine has stopped.
+        let _ = self.commands.send(Command::Lookup(name.to_owned(), Box::new(answer)));
         self.waker.wake();
     }
 

@@ -45,7 +45,7 @@ fn a_recorder_that_nobody_listens_to_is_inactive() {
 fn a_subscriber_sees_what_its_filter_lets_through() {
     let recorder = Arc::new(Recorder::default());
     recorder.add_port("web");
-    let wanted = Wanted { filter: UDP_53.parse().unwrap(), snap_bytes: 40 };
+    let wanted = Wanted { filter: UDP_53.parse().unwrap(), snap_bytes: 40, ..Wanted::default() };
     let mut subscription = recorder.subscribe(wanted).unwrap();
     record(&recorder, &frame(53, 100));
     record(&recorder, &frame(80, 100));

@@ -1,5 +1,6 @@
 //! The API of gvproxy that machine managers speak: `/services/forwarder/…`, `/stats`.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use ::vpnkit::Forward;
@@ -25,6 +26,8 @@ pub fn router() -> Router<Api> {
         .route("/services/forwarder/all", get(all))
         .route("/services/forwarder/expose", post(expose))
         .route("/services/forwarder/unexpose", post(unexpose))
+        .route("/services/dhcp/leases", get(leases))
+        .route("/leases", get(leases))
         .route("/stats", get(stats))
 }
 
@@ -60,6 +63,12 @@ async fn unexpose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Resu
         return Ok(());
     }
     Err(Refusal::failed("proxy not found"))
+}
+
+/// The hardware address of each address.
+async fn leases(State(api): State<Api>) -> Json<BTreeMap<String, String>> {
+    let leases = api.exposed.network().leases();
+    Json(leases.into_iter().map(|(address, mac)| (address.to_string(), mac.to_string())).collect())
 }
 
 async fn stats(State(api): State<Api>) -> Json<serde_json::Value> {

@@ -3,7 +3,9 @@
 mod gvproxy;
 mod listening;
 mod observe;
+mod proxy;
 mod vpnkit;
+mod zones;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +22,9 @@ use vpnkit_capture::Recorder;
 use crate::exposed::{ExposeError, Exposed};
 
 pub use listening::Listening;
+pub(crate) use observe::{flows_of, metrics_of};
+pub use proxy::Settings;
+pub use zones::Zones;
 
 /// Largest body of a request, in bytes.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -47,6 +52,10 @@ pub struct Api {
     pub recorder: Arc<Recorder>,
     /// What `/status` says.
     pub status: Arc<serde_json::Value>,
+    /// The HTTP proxy, if there is one.
+    pub proxy: Option<Arc<dyn Settings>>,
+    /// Zones of the name server.
+    pub zones: Arc<Zones>,
 }
 
 impl Api {
@@ -55,6 +64,8 @@ impl Api {
             .merge(vpnkit::router())
             .merge(gvproxy::router())
             .merge(observe::router())
+            .merge(proxy::router())
+            .merge(zones::router())
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .with_state(self)
     }

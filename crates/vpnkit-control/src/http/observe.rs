@@ -70,9 +70,14 @@ pub fn flows_of(flows: &Flows) -> Value {
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
-    let network = api.exposed.network();
-    let text = prometheus(&network.counters(), &network.flows(), api.exposed.list().len());
+    let text = metrics_of(&api);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// The metrics as text.
+pub fn metrics_of(api: &Api) -> String {
+    let network = api.exposed.network();
+    prometheus(&network.counters(), &network.flows(), api.exposed.list().len())
 }
 
 /// The text exposition format 0.0.4.
@@ -125,7 +130,8 @@ impl CaptureQuery {
 
 /// pcapng until the reader goes away.
 async fn capture(State(api): State<Api>, Query(query): Query<CaptureQuery>) -> Result<Response, Refusal> {
-    let wanted = recorder::Wanted { filter: query.filter()?, snap_bytes: query.snaplen };
+    let wanted =
+        recorder::Wanted { filter: query.filter()?, snap_bytes: query.snaplen, ..Default::default() };
     let subscription = api.recorder.subscribe(wanted).ok_or(Refusal {
         status: StatusCode::SERVICE_UNAVAILABLE,
         message: format!("{} captures are going on already", recorder::SUBSCRIPTIONS_MAX),

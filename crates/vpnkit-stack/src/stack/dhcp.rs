@@ -69,6 +69,20 @@ impl Stack {
         self.announce();
     }
 
+    /// Keeps `address` for the machine of this hardware address; whoever only was offered it has to ask again.
+    pub fn reserve(&mut self, mac: MacAddr, address: Ipv4Addr) {
+        let leases = &mut self.leases.leases;
+        leases.retain(|lease| lease.mac != mac && (lease.bound || lease.address != address));
+        if leases.len() < LEASES_MAX as usize {
+            leases.push(Lease { mac, address, bound: true });
+        }
+    }
+
+    /// The leases: who has which address.
+    pub fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
+        self.leases.leases.iter().map(|lease| (lease.address, lease.mac)).collect()
+    }
+
     pub(super) fn take_dhcp(&mut self, frame: &Frame<'_>, payload: &[u8]) -> Result<(), ParseError> {
         let request = dhcp::parse(payload)?;
         if request.mac != frame.src || request.server.is_some_and(|server| server != self.config.gateway) {

@@ -51,8 +51,14 @@ impl Hosts {
 /// Who asked.
 #[derive(Debug, Clone, Copy)]
 enum Client {
-    Udp { guest: SocketAddr, server: SocketAddr, limit_bytes: usize },
+    Udp {
+        guest: SocketAddr,
+        server: SocketAddr,
+        limit_bytes: usize,
+    },
     Tcp(TcpId),
+    /// The host's own, by its number.
+    Host(u64),
 }
 
 /// A query that was passed on.
@@ -81,6 +87,11 @@ impl Stack {
         self.ask(now, Client::Udp { guest, server, limit_bytes }, message);
     }
 
+    /// Asks what a guest would ask, on behalf of the host: [`Effect::DnsReply`] brings the answer.
+    pub fn dns_ask(&mut self, now: Instant, number: u64, message: &[u8]) {
+        self.ask(now, Client::Host(number), message);
+    }
+
     /// Answers a query, or passes it on.
     fn ask(&mut self, now: Instant, client: Client, message: &[u8]) {
         if message.len() < dns::HEADER_BYTES || message[2] & 0x80 != 0 {
@@ -91,8 +102,12 @@ impl Stack {
             let code = if message[2] & 0x78 != 0 { dns::NOTIMP } else { dns::FORMERR };
             return self.reply(now, client, dns::reply(message, code));
         };
-        if let Some((addresses, ttl_seconds)) = self.resolve_here(&query, self.asker(client)) {
-            return self.reply(now, client, dns::answer(message, &query, &addresses, ttl_seconds));
+        if let Some(found) = self.resolve_here(&query, self.asker(client)) {
+            let answer = match found {
+                Ok(addresses) => dns::answer(message, &query, &addresses, 0),
+                Err(code) => dns::reply(message, code),
+            };
+            return self.reply(now, client, answer);
         }
         let failure = dns::reply(message, dns::SERVFAIL);
         if self.dns.len() >= self.config.limits.dns_queries {
@@ -115,23 +130,29 @@ impl Stack {
     fn asker(&self, client: Client) -> Option<IpAddr> {
         match client {
             Client::Udp { guest, .. } => Some(guest.ip()),
+            Client::Host(_) => None,
             Client::Tcp(flow) => self.tcp.get(flow.0).map(|flow| flow.key.guest.ip()),
         }
     }
 
-    /// Addresses of a name that is ours, with their time to live. Loopback addresses in the host's hosts file mean the
-    /// host, which the guest knows by another address.
-    fn resolve_here(&self, query: &dns::Query, guest: Option<IpAddr>) -> Option<(Vec<IpAddr>, u32)> {
+    /// What is known here of a name: its addresses, or a code. The names of host, gateway and guest come first, then
+    /// zones, then the hosts file.
+    fn resolve_here(&self, query: &dns::Query, guest: Option<IpAddr>) -> Option<Result<Vec<IpAddr>, u8>> {
         let is = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case(&query.name));
         if is(&self.config.host_names) {
-            return Some((self.hosts_own(), 0));
+            return Some(Ok(self.hosts_own()));
         }
         if is(&self.config.guest_names) {
-            return Some((guest.into_iter().collect(), 0));
+            return Some(Ok(guest.into_iter().collect()));
         }
         if is(&self.config.gateway_names) {
-            return Some((self.both(self.config.gateway, |ipv6| ipv6.gateway), 0));
+            return Some(Ok(self.both(self.config.gateway, |ipv6| ipv6.gateway)));
         }
+        self.resolve_in_zones(query).or_else(|| self.resolve_in_hosts(query).map(Ok))
+    }
+
+    /// Loopback addresses in the host's hosts file mean the host, which the guest knows by another address.
+    fn resolve_in_hosts(&self, query: &dns::Query) -> Option<Vec<IpAddr>> {
         if ![dns::TYPE_A, dns::TYPE_AAAA].contains(&query.qtype) {
             return None;
         }
@@ -149,7 +170,7 @@ impl Stack {
                 .filter(|host: &IpAddr| !host.is_unspecified()),
             other => Some(*other),
         });
-        Some((seen.collect(), 0))
+        Some(seen.collect())
     }
 
     /// The host's addresses, if guests reach it.
@@ -184,6 +205,7 @@ impl Stack {
                 dns::truncate(&mut message, limit_bytes);
                 self.queue_udp(now, server, guest, &message);
             }
+            Client::Host(number) => self.effects.push_back(Effect::DnsReply { number, message }),
             Client::Tcp(flow) => {
                 let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
                 let Some(entry) = self.tcp.get_mut(flow.0) else { return };

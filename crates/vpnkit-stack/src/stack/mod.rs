@@ -8,6 +8,7 @@ mod dhcp;
 mod dhcpv6;
 mod dns;
 mod emit;
+mod gateway;
 mod icmp;
 mod icmp_error;
 mod ipv6;
@@ -16,6 +17,7 @@ mod tcp;
 mod tcp_host;
 mod tcp_output;
 mod udp;
+mod zones;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::IoSlice;
@@ -35,6 +37,8 @@ use crate::wire::{ParseError, ethernet, ip, ipv4};
 use icmp_error::Fate;
 
 pub use dns::Hosts;
+pub use gateway::GatewayPorts;
+pub use zones::{Match, Record, Zone};
 
 /// How often idle flows are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -79,6 +83,8 @@ pub struct Stack {
     leases: dhcp::Leases,
     leases_v6: dhcpv6::Leases,
     hosts: Hosts,
+    zones: Vec<Zone>,
+    gateway_ports: GatewayPorts,
     effects: VecDeque<Effect>,
     /// Frames other than TCP, each whole; TCP segments are made when the link has room.
     frames: VecDeque<Vec<u8>>,
@@ -135,6 +141,8 @@ impl Stack {
             neighbours: Neighbours::default(),
             reassembly: Reassembly::default(),
             hosts,
+            zones: Vec::new(),
+            gateway_ports: GatewayPorts::default(),
             effects: VecDeque::new(),
             frames: VecDeque::new(),
             unresolved: VecDeque::new(),

@@ -195,10 +195,12 @@ impl Stack {
     /// Begins a flow with a guest's SYN, or says why not.
     fn open_from_guest(&mut self, now: Instant, packet: &ip::Packet<'_>, key: FlowKey, syn: &Segment<'_>) {
         let place = self.place_of(packet.dst);
+        let leads_on = self.gateway_tcp(place, key.remote.port());
         let owner = match place {
+            _ if key.guest.port() == 0 || key.remote.port() == 0 => return self.refuse(key, syn),
+            Place::Gateway if leads_on.is_some() => Owner::Host,
             Place::Gateway if key.remote.port() == dns::PORT => Owner::Dns { pending: 0 },
             Place::Gateway => return self.refuse(key, syn),
-            _ if key.guest.port() == 0 || key.remote.port() == 0 => return self.refuse(key, syn),
             Place::Host | Place::Outside => Owner::Host,
             Place::Nowhere => return self.send_error(packet, Fate::NoHost),
         };
@@ -212,7 +214,7 @@ impl Stack {
         };
         let id = self.add_tcp(now, key, Endpoint::passive(&settings, syn), owner);
         if owner == Owner::Host {
-            let to = self.outward(place, key.remote);
+            let to = leads_on.unwrap_or_else(|| self.outward(place, key.remote));
             self.effects.push_back(Effect::TcpConnect { flow: id, to });
             self.tcp_connecting += 1;
             if let Some(flow) = self.tcp.get_mut(id.0) {

@@ -24,6 +24,11 @@ impl Stack {
         (flow.owner == Owner::Host && !flow.host_gone).then_some(&mut **flow)
     }
 
+    /// The guest's end of a flow.
+    pub fn tcp_guest(&self, id: TcpId) -> Option<SocketAddr> {
+        self.tcp.get(id.0).map(|flow| flow.key.guest)
+    }
+
     /// The connection that [`crate::Effect::TcpConnect`] asked for is there.
     pub fn tcp_connected(&mut self, id: TcpId) {
         let Some(flow) = self.host_flow(id) else { return };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Stack;
 use super::address::Place;
+use super::gateway::NTP_PORT;
 use super::icmp_error::Fate;
 use crate::event::{ConnectError, DatagramError, Effect, ForwardId, Hops, UdpId, UdpSnapshot};
 use crate::table::FlowKey;
@@ -35,6 +36,8 @@ pub(super) struct UdpFlow {
     used: Instant,
     /// Whether it was used since it was last considered for eviction.
     recent: bool,
+    /// Whether it sent to a port of the gateway that leads on, so that answers may come from there.
+    uses_gateway: bool,
     bytes_up: u64,
     bytes_down: u64,
 }
@@ -64,7 +67,13 @@ impl Stack {
             self.reply_to_peer(now, id, datagram.payload);
             return Ok(());
         }
-        if datagram.dst_port == dns::PORT && self.place_of(packet.dst) == Place::Gateway {
+        let place = self.place_of(packet.dst);
+        let is_own = place == Place::Gateway && self.gateway_udp(place, (guest, remote)).is_none();
+        if is_own && datagram.dst_port == NTP_PORT {
+            self.take_ntp((guest, remote), datagram.payload);
+            return Ok(());
+        }
+        if is_own && datagram.dst_port == dns::PORT {
             self.take_dns_datagram(now, (guest, remote), datagram.payload);
             return Ok(());
         }
@@ -81,7 +90,9 @@ impl Stack {
         payload: &[u8],
     ) {
         let place = self.place_of(packet.dst);
+        let leads_on = self.gateway_udp(place, (guest, remote));
         match place {
+            Place::Gateway if leads_on.is_some() => {}
             Place::Gateway => return self.send_error(packet, Fate::NoPort),
             Place::Nowhere => return self.send_error(packet, Fate::NoHost),
             Place::Outside if packet.ttl <= 1 => return self.send_error(packet, Fate::Expired),
@@ -95,13 +106,17 @@ impl Stack {
                 id
             }
         };
+        if let Some(flow) = self.udp.get_mut(flow.0).filter(|_| leads_on.is_some()) {
+            flow.uses_gateway = true;
+        }
         self.count_udp(now, flow, payload.len(), 0);
-        let (to, payload) = (self.outward(place, remote), self.payload(payload));
+        let to = leads_on.unwrap_or_else(|| self.outward(place, remote));
+        let payload = self.payload(payload);
         // To the host itself there is no hop.
-        let hops = if place == Place::Host {
-            Hops { ttl: 64, dont_fragment: false }
-        } else {
+        let hops = if place == Place::Outside {
             Hops { ttl: packet.ttl - 1, dont_fragment: packet.dont_fragment }
+        } else {
+            Hops { ttl: 64, dont_fragment: false }
         };
         self.effects.push_back(Effect::UdpSend { flow, to, hops, payload });
     }
@@ -131,7 +146,15 @@ impl Stack {
             self.counters.over_limit += 1;
             self.evict_udp();
         }
-        let flow = UdpFlow { guest, origin, used: now, recent: false, bytes_up: 0, bytes_down: 0 };
+        let flow = UdpFlow {
+            guest,
+            origin,
+            used: now,
+            recent: false,
+            uses_gateway: false,
+            bytes_up: 0,
+            bytes_down: 0,
+        };
         let id = UdpId(self.udp.insert(flow));
         self.udp_order.push_back(id);
         self.arm_sweep(now);
@@ -167,12 +190,17 @@ impl Stack {
 
     /// A datagram came to the socket of a flow.
     pub fn udp_received(&mut self, now: Instant, id: UdpId, from: SocketAddr, payload: &[u8]) {
-        let Some(guest) = self.udp.get(id.0).map(|flow| flow.guest) else { return };
+        let Some(flow) = self.udp.get(id.0) else { return };
+        let (guest, uses_gateway) = (flow.guest, flow.uses_gateway);
         if guest.is_ipv4() != from.is_ipv4() {
             return;
         }
         self.count_udp(now, id, 0, payload.len());
-        self.queue_udp(now, SocketAddr::new(self.inward(from.ip()), from.port()), guest, payload);
+        let src = match self.gateway_port_of(from).filter(|_| uses_gateway) {
+            Some(port) => SocketAddr::new(self.gateway_like(guest.ip()), port),
+            None => SocketAddr::new(self.inward(from.ip()), from.port()),
+        };
+        self.queue_udp(now, src, guest, payload);
     }
 
     /// A datagram of a flow to `to` came to an error.

@@ -20,6 +20,8 @@ pub const NOERROR: u8 = 0;
 pub const FORMERR: u8 = 1;
 /// The server failed.
 pub const SERVFAIL: u8 = 2;
+/// There is no such name.
+pub const NXDOMAIN: u8 = 3;
 /// The server does not do that.
 pub const NOTIMP: u8 = 4;
 
@@ -93,6 +95,58 @@ fn edns_bytes(bytes: &[u8], at: usize) -> usize {
         return UDP_BYTES_MIN;
     }
     usize::from(be16(bytes, at + 3)).max(UDP_BYTES_MIN)
+}
+
+/// The bytes of the only question of a message: name, type and class; `None` when there is none, or another number.
+pub fn question(message: &[u8]) -> Option<&[u8]> {
+    if message.len() < HEADER_BYTES || be16(message, 4) != 1 {
+        return None;
+    }
+    let end = skip_name(message, HEADER_BYTES)?;
+    message.get(HEADER_BYTES..end + 4)
+}
+
+/// The addresses that an answer has, whatever their names: those of the name asked for and of its aliases.
+pub fn addresses(answer: &[u8]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let Some(question) = question(answer) else { return found };
+    let mut at = HEADER_BYTES + question.len();
+    for _ in 0..be16(answer, 6) {
+        let Some(fixed) = skip_name(answer, at) else { return found };
+        let Some(head) = answer.get(fixed..fixed + 10) else { return found };
+        let length = usize::from(be16(head, 8));
+        let Some(content) = answer.get(fixed + 10..fixed + 10 + length) else { return found };
+        match be16(head, 0) {
+            TYPE_A => found.extend(<[u8; 4]>::try_from(content).map(IpAddr::from)),
+            TYPE_AAAA => found.extend(<[u8; 16]>::try_from(content).map(IpAddr::from)),
+            _ => {}
+        }
+        at = fixed + 10 + length;
+    }
+    found
+}
+
+/// Where a name that may be compressed ends: RFC 1035 §4.1.4.
+fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let length = usize::from(*message.get(at)?);
+        match length {
+            0 => return Some(at + 1),
+            0xc0.. => return Some(at + 2),
+            64.. => return None,
+            _ => at += 1 + length,
+        }
+    }
+}
+
+/// A query for the addresses of a name; `None` when it is none.
+pub fn query(id: u16, name: &str, qtype: u16) -> Option<Vec<u8>> {
+    let mut out = id.to_be_bytes().to_vec();
+    out.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    out.extend(encode_name(name)?);
+    out.extend_from_slice(&qtype.to_be_bytes());
+    out.extend_from_slice(&CLASS_IN.to_be_bytes());
+    Some(out)
 }
 
 /// Encodes a name; `None` when a label is empty or too long.

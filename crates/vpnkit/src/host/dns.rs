@@ -1,78 +1,64 @@
-//! Passes DNS queries to the host's resolvers: each attempt has its own socket and identifier, so that answers can
-//! hardly be forged (RFC 5452) and errors of one resolver lead to the next at once. A socket is used again a few times,
-//! chosen by chance among those at rest, because to make one costs more than the query.
+//! Passes DNS queries to the host's name servers. Those of one order are asked at once, and the first good answer wins;
+//! then those of the next. A server that owes answers is not waited for, but asked all the same until it gives one.
 
 pub(crate) mod files;
+mod socket;
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
-use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
-use vpnkit_stack::wire::dns::HEADER_BYTES;
+use vpnkit_stack::wire::dns::{self, HEADER_BYTES, NOERROR, NXDOMAIN};
 use vpnkit_stack::{DnsId, Instant};
 
 use super::Host;
-use super::poller::{Owner, Poller, Token};
+use super::poller::Token;
 use crate::config::Resolvers;
+use crate::upstream::{SERVERS_MAX, Upstreams};
 use files::Followed;
+use socket::{Origin, Resting, Socket};
 
-/// How long a resolver may take before the next one is asked.
-const ATTEMPT: Duration = Duration::from_secs(2);
-/// Attempts for one query at most.
-const ATTEMPTS_MAX: usize = 6;
-/// Codes of an answer that another resolver may do better than: SERVFAIL, NOTIMP, REFUSED.
-const CODES_POOR: [u8; 3] = [2, 4, 5];
-
+/// How long a query over UDP waits before it is sent again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Queries to servers at once, which bounds the descriptors.
+const ATTEMPTS_MAX: usize = 4096;
 /// Sockets at rest.
 const RESTING_MAX: usize = 64;
-/// Queries for which one socket, and so one port, is used.
-const USES_MAX: u32 = 64;
-/// How long one socket is used.
-const USED_FOR: Duration = Duration::from_secs(5);
 
-/// A socket whose query was answered. It keeps its slot.
-#[derive(Debug)]
-struct Resting {
-    socket: UdpSocket,
-    token: Token,
-    slot: usize,
-    origin: Origin,
+/// What an answer is worth: the best of one order is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    /// SERVFAIL, REFUSED and the like: another server may do better.
+    Poor,
+    NoName,
+    NoData,
+    Good,
 }
 
-/// Where a socket leads, and for how long it was used.
-#[derive(Debug, Clone, Copy)]
-struct Origin {
-    to: SocketAddr,
-    since: Instant,
-    uses: u32,
-}
-
+/// A query of a guest, of which servers are being asked.
 #[derive(Debug)]
-enum Socket {
-    Udp(UdpSocket),
-    /// What is written and read has the length before it: RFC 1035 §4.2.2.
-    Tcp {
-        stream: TcpStream,
-        sent: usize,
-        received: Vec<u8>,
-    },
-}
-
-/// A query and the resolver that is being asked.
-#[derive(Debug)]
-struct Attempt {
+struct Question {
     query: DnsId,
     tcp: bool,
     message: Vec<u8>,
+    serial: u64,
+    upstreams: Arc<Upstreams>,
+    /// Servers, by number; those before `next` were asked.
+    plan: Vec<u8>,
+    next: usize,
+    outstanding: u32,
+    best: Option<(Worth, Vec<u8>)>,
+}
+
+/// A server that is being asked.
+#[derive(Debug)]
+struct Attempt {
+    question: (usize, u64),
+    server: u8,
     id: u16,
-    tries: usize,
-    /// An answer that is better than none.
-    poor: Option<Vec<u8>>,
+    since: Instant,
     serial: u64,
     socket: Socket,
     origin: Origin,
@@ -83,11 +69,15 @@ struct Attempt {
 #[derive(Debug)]
 pub struct Forwarder {
     files: Followed,
+    questions: Vec<Option<Question>>,
+    free_questions: Vec<usize>,
     slots: Vec<Option<Attempt>>,
     free: Vec<usize>,
     resting: Vec<Resting>,
-    /// In the order in which they end, as all take the same time.
+    /// In the order in which they are due, as all take the same time.
     deadlines: VecDeque<(Instant, usize, u64)>,
+    /// Answers that each server owes, in a row.
+    owed: [u32; SERVERS_MAX],
     serial: u64,
     draws: u64,
 }
@@ -96,13 +86,22 @@ impl Forwarder {
     pub fn new(resolvers: Resolvers, hosts: Option<PathBuf>, seed: u64) -> Self {
         Self {
             files: Followed::new(resolvers, hosts),
+            questions: Vec::new(),
+            free_questions: Vec::new(),
             slots: Vec::new(),
             free: Vec::new(),
             resting: Vec::new(),
             deadlines: VecDeque::new(),
+            owed: [0; SERVERS_MAX],
             serial: 0,
             draws: seed,
         }
+    }
+
+    /// Asks other servers from now on.
+    pub fn set_resolvers(&mut self, upstreams: Upstreams) {
+        self.owed = [0; SERVERS_MAX];
+        self.files.set_resolvers(upstreams);
     }
 
     /// Descriptors: each attempt under way and each socket at rest has one.
@@ -110,7 +109,7 @@ impl Forwarder {
         self.slots.len() - self.free.len()
     }
 
-    /// When the next attempt ends without an answer.
+    /// When the next attempt is looked at.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadlines.front().map(|entry| entry.0)
     }
@@ -122,15 +121,31 @@ impl Forwarder {
         let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (word ^ (word >> 31)) as u16
     }
-}
 
-/// A query that is to be asked of a resolver.
-struct Question {
-    query: DnsId,
-    tcp: bool,
-    message: Vec<u8>,
-    tries: usize,
-    poor: Option<Vec<u8>>,
+    fn question(&mut self, (index, serial): (usize, u64)) -> Option<&mut Question> {
+        self.questions.get_mut(index)?.as_mut().filter(|question| question.serial == serial)
+    }
+
+    /// The servers to ask now: those of the next order, and while all of these owe answers, those of the one after.
+    fn next_servers(&mut self, at: (usize, u64)) -> Vec<u8> {
+        let owed = self.owed;
+        let Some(question) = self.question(at) else { return Vec::new() };
+        let upstreams = Arc::clone(&question.upstreams);
+        let order = |server: u8| upstreams.servers[usize::from(server)].order;
+        let offline = |server: u8| owed[usize::from(server)] >= upstreams.offline_after.max(1);
+        let mut servers: Vec<u8> = Vec::new();
+        while let Some(first) = question.plan.get(question.next).copied() {
+            if servers.iter().any(|server| !offline(*server)) {
+                break;
+            }
+            let group =
+                question.plan[question.next..].iter().take_while(|server| order(**server) == order(first));
+            servers.extend(group);
+            question.next =
+                question.plan.iter().rposition(|server| servers.contains(server)).map_or(0, |at| at + 1);
+        }
+        servers
+    }
 }
 
 impl Host {
@@ -141,64 +156,99 @@ impl Host {
         }
     }
 
-    pub(super) fn dns_set_resolvers(&mut self, servers: Vec<SocketAddr>) {
-        self.dns.files.set_resolvers(servers);
-    }
-
     pub(super) fn dns_query(&mut self, query: DnsId, tcp: bool, message: Vec<u8>) {
-        self.dns_ask(self.now(), Question { query, tcp, message, tries: 0, poor: None });
+        let upstreams = Arc::clone(self.dns.files.resolvers());
+        let zoned = upstreams.servers.iter().any(|server| !server.zones.is_empty());
+        let name = dns::parse(&message).ok().filter(|_| zoned).map(|query| query.name);
+        let plan = upstreams.plan(name.as_deref().unwrap_or_default());
+        self.dns.serial += 1;
+        let serial = self.dns.serial;
+        let question =
+            Question { query, tcp, message, serial, upstreams, plan, next: 0, outstanding: 0, best: None };
+        let index = self.dns.free_questions.pop().unwrap_or_else(|| {
+            self.dns.questions.push(None);
+            self.dns.questions.len() - 1
+        });
+        self.dns.questions[index] = Some(question);
+        self.dns_ask(self.now(), (index, serial));
     }
 
-    /// Asks the next resolver; with none left the query fails.
-    fn dns_ask(&mut self, now: Instant, mut question: Question) {
+    /// Asks the servers of the next order; with none left the question is answered with what there is.
+    fn dns_ask(&mut self, now: Instant, at: (usize, u64)) {
         loop {
-            let resolvers = self.dns.files.resolvers();
-            let most = (resolvers.len() * 2).min(ATTEMPTS_MAX);
-            if question.tries >= most {
-                return self.stack.dns_answered(now, question.query, question.poor.as_deref());
+            let servers = self.dns.next_servers(at);
+            if servers.is_empty() {
+                return self.dns_finish(now, at);
             }
-            let to = resolvers[question.tries % resolvers.len()];
-            question.tries += 1;
-            let id = self.dns.draw();
-            if let Some(head) = question.message.get_mut(..2) {
-                head.copy_from_slice(&id.to_be_bytes());
+            for server in servers {
+                self.dns_send(now, at, server);
             }
-            if let Some((slot, socket, token, origin)) = self.dns_send(now, to, &question) {
-                let Question { query, tcp, message, tries, poor } = question;
-                self.dns.serial += 1;
-                let serial = self.dns.serial;
-                self.dns.slots[slot] =
-                    Some(Attempt { query, tcp, message, id, tries, poor, serial, socket, origin, token });
-                self.dns.deadlines.push_back((now + ATTEMPT, slot, serial));
+            if self.dns.question(at).is_none_or(|question| question.outstanding > 0) {
                 return;
             }
         }
     }
 
-    /// Sends a question from a socket at rest, or from a new one.
-    fn dns_send(
+    fn dns_finish(&mut self, now: Instant, at: (usize, u64)) {
+        if self.dns.question(at).is_some()
+            && let Some(question) = self.dns.questions[at.0].take()
+        {
+            self.dns.free_questions.push(at.0);
+            let answer = question.best.as_ref().map(|(_, answer)| answer.as_slice());
+            self.stack.dns_answered(now, question.query, answer);
+        }
+    }
+
+    /// Asks a server, from a socket at rest or from a new one. One that cannot be asked counts as asked.
+    fn dns_send(&mut self, now: Instant, at: (usize, u64), server: u8) {
+        let id = self.dns.draw();
+        let Some(question) = self.dns.question(at) else { return };
+        if let Some(head) = question.message.get_mut(..2) {
+            head.copy_from_slice(&id.to_be_bytes());
+        }
+        let to = question.upstreams.servers[usize::from(server)].address;
+        // It goes back right below.
+        let (tcp, message) = (question.tcp, std::mem::take(&mut question.message));
+        let opened = self.dns_open(now, to, tcp, &message);
+        if let Some(question) = self.dns.question(at) {
+            question.message = message;
+            question.outstanding += u32::from(opened.is_some());
+        }
+        if let Some((slot, socket, token, origin)) = opened {
+            self.dns.serial += 1;
+            let serial = self.dns.serial;
+            self.dns.slots[slot] =
+                Some(Attempt { question: at, server, id, since: now, serial, socket, origin, token });
+            self.dns.deadlines.push_back((now + AGAIN, slot, serial));
+        }
+    }
+
+    fn dns_open(
         &mut self,
         now: Instant,
-        to: SocketAddr,
-        question: &Question,
+        to: std::net::SocketAddr,
+        tcp: bool,
+        message: &[u8],
     ) -> Option<(usize, Socket, Token, Origin)> {
-        while !question.tcp && !self.dns.resting.is_empty() {
+        while !tcp && !self.dns.resting.is_empty() {
             let chosen = usize::from(self.dns.draw()) % self.dns.resting.len();
             let resting = self.dns.resting.swap_remove(chosen);
             let mut origin = resting.origin;
             origin.uses += 1;
-            let fresh = origin.to == to && origin.uses <= USES_MAX && now.since(origin.since) < USED_FOR;
-            if fresh && resting.socket.send(&question.message).is_ok() {
+            if origin.is_fresh(now, to) && resting.socket.send(message).is_ok() {
                 return Some((resting.slot, Socket::Udp(resting.socket), resting.token, origin));
             }
             self.poller.remove(&resting.socket, resting.token);
             self.dns.free.push(resting.slot);
         }
+        if self.dns.len() >= ATTEMPTS_MAX {
+            return None;
+        }
         let slot = self.dns.free.pop().unwrap_or_else(|| {
             self.dns.slots.push(None);
             self.dns.slots.len() - 1
         });
-        match open(&mut self.poller, slot, to, question) {
+        match Socket::open(&mut self.poller, slot, to, tcp, message) {
             Ok((socket, token)) => Some((slot, socket, token, Origin { to, since: now, uses: 1 })),
             Err(_) => {
                 self.dns.free.push(slot);
@@ -213,12 +263,8 @@ impl Host {
             Socket::Udp(socket) if self.dns.resting.len() < RESTING_MAX => {
                 self.dns.resting.push(Resting { socket, token, slot, origin });
             }
-            Socket::Udp(socket) => {
-                self.poller.remove(&socket, token);
-                self.dns.free.push(slot);
-            }
-            Socket::Tcp { stream, .. } => {
-                self.poller.remove(&stream, token);
+            socket => {
+                socket.close(&mut self.poller, token);
                 self.dns.free.push(slot);
             }
         }
@@ -232,145 +278,112 @@ impl Host {
             }
             return;
         };
-        let id = attempt.id;
-        match attempt.progress(&mut self.scratch) {
+        let (id, at) = (attempt.id, attempt.question);
+        match attempt.socket.progress(&mut self.scratch) {
             Ok(None) => {}
             Ok(Some(answer)) => {
                 // Anything else on this socket is not the answer: wait on.
-                if is_answer(&answer, id) {
+                let fits = self.dns.question(at).is_none_or(|question| is_answer(&answer, &question.message));
+                if fits && answer.get(..2) == Some(&id.to_be_bytes()) {
                     self.dns_take(slot, answer);
                 }
             }
-            Err(_) => self.dns_next(slot),
+            Err(_) => self.dns_give_up(slot),
         }
     }
 
-    /// Takes an answer, or asks the next resolver if it is a poor one.
+    /// Takes an answer: a good one at once, the best of the others when all servers of this order have answered.
     fn dns_take(&mut self, slot: usize, answer: Vec<u8>) {
         let Some(attempt) = self.dns.slots.get_mut(slot).and_then(Option::take) else { return };
-        let Attempt { query, tcp, message, tries, socket, origin, token, .. } = attempt;
+        let Attempt { question: at, server, socket, origin, token, .. } = attempt;
         self.dns_rest(slot, socket, token, origin);
-        let now = self.now();
-        if CODES_POOR.contains(&(answer[3] & 0xf)) && tries < self.dns.files.resolvers().len() {
-            return self.dns_ask(now, Question { query, tcp, message, tries, poor: Some(answer) });
+        self.dns.owed[usize::from(server)] = 0;
+        let worth = worth_of(&answer);
+        let Some(question) = self.dns.question(at) else { return };
+        question.outstanding -= 1;
+        if question.best.as_ref().is_none_or(|(best, _)| worth > *best) {
+            question.best = Some((worth, answer));
         }
-        self.stack.dns_answered(now, query, Some(&answer));
+        self.dns_settle(at);
     }
 
-    /// Gives up on a resolver.
-    fn dns_next(&mut self, slot: usize) {
-        if let Some(attempt) = self.dns_close(slot) {
-            self.dns_again(self.now(), attempt);
+    /// Finishes a question or goes on with it, if there is nothing more to wait for.
+    fn dns_settle(&mut self, at: (usize, u64)) {
+        let Some(question) = self.dns.question(at) else { return };
+        let best = question.best.as_ref().map(|(worth, _)| *worth);
+        let (idle, now) = (question.outstanding == 0, self.now());
+        if best == Some(Worth::Good) || (idle && best > Some(Worth::Poor)) {
+            self.dns_finish(now, at);
+        } else if idle {
+            self.dns_ask(now, at);
         }
     }
 
-    fn dns_again(&mut self, now: Instant, attempt: Attempt) {
-        let Attempt { query, tcp, message, tries, poor, .. } = attempt;
-        self.dns_ask(now, Question { query, tcp, message, tries, poor });
-    }
-
-    fn dns_close(&mut self, slot: usize) -> Option<Attempt> {
-        let attempt = self.dns.slots.get_mut(slot)?.take()?;
+    /// Gives up on a server.
+    fn dns_give_up(&mut self, slot: usize) {
+        let Some(attempt) = self.dns.slots.get_mut(slot).and_then(Option::take) else { return };
         self.dns.free.push(slot);
-        match &attempt.socket {
-            Socket::Udp(socket) => self.poller.remove(socket, attempt.token),
-            Socket::Tcp { stream, .. } => self.poller.remove(stream, attempt.token),
+        attempt.socket.close(&mut self.poller, attempt.token);
+        let owed = &mut self.dns.owed[usize::from(attempt.server)];
+        *owed = owed.saturating_add(1);
+        if let Some(question) = self.dns.question(attempt.question) {
+            question.outstanding -= 1;
+            self.dns_settle(attempt.question);
         }
-        Some(attempt)
     }
 
+    /// Looks at what is due: it is sent again, or was given enough time.
     pub(super) fn dns_expire(&mut self, now: Instant) {
-        while let Some((at, slot, serial)) = self.dns.deadlines.front().copied() {
+        while let Some((due, slot, serial)) = self.dns.deadlines.front().copied() {
             let live = matches!(self.dns.slots.get(slot), Some(Some(attempt)) if attempt.serial == serial);
-            if live && at > now {
+            if live && due > now {
                 return;
             }
             self.dns.deadlines.pop_front();
-            if live {
-                self.dns_next(slot);
+            if live && !self.dns_again(now, slot) {
+                self.dns_give_up(slot);
             }
         }
     }
-}
 
-fn is_answer(answer: &[u8], id: u16) -> bool {
-    answer.len() >= HEADER_BYTES && answer[..2] == id.to_be_bytes() && answer[2] & 0x80 != 0
-}
-
-/// Opens a socket to a resolver; over UDP the question is on its way when it returns.
-fn open(
-    poller: &mut Poller,
-    slot: usize,
-    to: SocketAddr,
-    question: &Question,
-) -> io::Result<(Socket, Token)> {
-    if !question.tcp {
-        let any: SocketAddr = match to {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = UdpSocket::bind(any)?;
-        socket.set_nonblocking(true)?;
-        socket.connect(to)?;
-        socket.send(&question.message)?;
-        let token = poller.add(&socket, Owner::Dns(slot), EventFlags::IN)?;
-        return Ok((Socket::Udp(socket), token));
-    }
-    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
-    match net::connect(&fd, &to) {
-        Ok(()) | Err(Errno::INPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
-    let token = poller.add(&fd, Owner::Dns(slot), events)?;
-    Ok((Socket::Tcp { stream: fd.into(), sent: 0, received: Vec::new() }, token))
-}
-
-impl Attempt {
-    /// Goes on as far as the socket lets it; returns the answer when it is whole.
-    fn progress(&mut self, scratch: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
-        match &mut self.socket {
-            Socket::Udp(socket) => match socket.recv(scratch) {
-                Ok(count) => Ok(Some(scratch[..count].to_vec())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-                Err(error) => Err(error),
-            },
-            Socket::Tcp { stream, sent, received } => {
-                let length = (self.message.len() as u16).to_be_bytes();
-                let framed = [&length[..], &self.message].concat();
-                while *sent < framed.len() {
-                    match stream.write(&framed[*sent..]) {
-                        Ok(count) => *sent += count,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                        Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(None),
-                        Err(error) => return Err(error),
-                    }
-                }
-                read_framed(stream, received, scratch)
-            }
+    /// Goes on with an attempt for another moment; returns false when it had enough.
+    fn dns_again(&mut self, now: Instant, slot: usize) -> bool {
+        let Some(Some(attempt)) = self.dns.slots.get(slot) else { return true };
+        let (at, id, server, serial) = (attempt.question, attempt.id, attempt.server, attempt.serial);
+        let since = attempt.since;
+        let Some(question) = self.dns.question(at) else { return false };
+        if now.since(since) >= question.upstreams.servers[usize::from(server)].timeout {
+            return false;
         }
+        if let Some(head) = question.message.get_mut(..2) {
+            head.copy_from_slice(&id.to_be_bytes());
+        }
+        if let (Some(Some(Attempt { socket: Socket::Udp(socket), .. })), Some(Some(question))) =
+            (self.dns.slots.get(slot), self.dns.questions.get(at.0))
+        {
+            // What fails now is told by the socket, or is due again.
+            let _ = socket.send(&question.message);
+        }
+        self.dns.deadlines.push_back((now + AGAIN, slot, serial));
+        true
     }
 }
 
-fn read_framed(
-    stream: &mut TcpStream,
-    received: &mut Vec<u8>,
-    scratch: &mut [u8],
-) -> io::Result<Option<Vec<u8>>> {
-    loop {
-        if let [high, low, rest @ ..] = &received[..] {
-            let length = usize::from(u16::from_be_bytes([*high, *low]));
-            if let Some(answer) = rest.get(..length) {
-                return Ok(Some(answer.to_vec()));
-            }
-        }
-        match stream.read(scratch) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => received.extend_from_slice(&scratch[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
-        }
+/// Whether it is an answer to this question; who refuses may leave the question out.
+fn is_answer(answer: &[u8], query: &[u8]) -> bool {
+    if answer.len() < HEADER_BYTES || answer[2] & 0x80 == 0 {
+        return false;
+    }
+    let question = dns::question(query).unwrap_or_default();
+    answer[4..6] == [0, 0] || dns::question(answer).is_some_and(|asked| asked.eq_ignore_ascii_case(question))
+}
+
+fn worth_of(answer: &[u8]) -> Worth {
+    let (code, has_records) = (answer[3] & 0xf, answer[6..8] != [0, 0]);
+    match code {
+        NOERROR if has_records || dns::is_truncated(answer) => Worth::Good,
+        NOERROR => Worth::NoData,
+        NXDOMAIN => Worth::NoName,
+        _ => Worth::Poor,
     }
 }

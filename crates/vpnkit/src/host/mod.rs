@@ -2,6 +2,9 @@
 
 mod dns;
 mod forward;
+mod greeting;
+mod lookup;
+mod ntp;
 mod ping;
 mod poller;
 mod route;
@@ -11,19 +14,21 @@ mod tcp;
 mod udp;
 
 use std::io::IoSlice;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
+use vpnkit_stack::wire::ethernet::MacAddr;
 use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Hosts, Instant, Offload, Stack};
 
 use crate::config::{Config, Forward, ForwardError, StartError, Update};
+use crate::intercept::Intercept;
 use crate::link::{Link, Received};
 use crate::waker::Waker;
 use poller::{Owner, Poller};
 use spin::{SPIN, Spin};
 
-pub(crate) use dns::files::parse_resolvers;
 pub(crate) use forward::Bound;
 
 /// Bytes of the largest datagram.
@@ -35,7 +40,9 @@ pub(crate) enum Command {
     Unforward(Forward, mpsc::Sender<Result<(), ForwardError>>),
     Flows(mpsc::Sender<Flows>),
     Counters(mpsc::Sender<Counters>),
+    Leases(mpsc::Sender<Vec<(Ipv4Addr, MacAddr)>>),
     Update(Update),
+    Lookup(String, lookup::Answer),
     Stop,
 }
 
@@ -52,6 +59,8 @@ pub(crate) struct Host {
     pings: ping::Sockets,
     forwards: forward::Ports,
     dns: dns::Forwarder,
+    lookups: lookup::Lookups,
+    intercept: Option<Arc<dyn Intercept>>,
     scratch: Vec<u8>,
     /// Whether the link may have frames.
     link_ready: bool,
@@ -103,6 +112,8 @@ impl Host {
             pings: ping::Sockets::default(),
             forwards: forward::Ports::default(),
             dns: dns::Forwarder::new(config.dns.clone(), config.hosts.clone(), second),
+            lookups: lookup::Lookups::default(),
+            intercept: config.intercept.clone(),
             scratch: vec![0; DATAGRAM_BYTES_MAX],
             link_ready: true,
             spin: Spin::default(),
@@ -180,6 +191,13 @@ impl Host {
                 self.stack.recycle(payload);
             }
             Effect::PingClosed(flow) => self.ping_close(flow),
+            Effect::DnsReply { number, message } => self.lookup_answered(number, &message),
+            Effect::TimeQuery { guest, server, request } => {
+                let at = std::time::SystemTime::now();
+                if let Some(answer) = ntp::answer(&request, at, std::time::SystemTime::now()) {
+                    self.stack.time_answered(self.now(), guest, server, &answer);
+                }
+            }
             Effect::DnsQuery { query, tcp, message } => self.dns_query(query, tcp, message),
         }
     }
@@ -266,10 +284,14 @@ impl Host {
                 Ok(Command::Flows(reply)) => {
                     let _ = reply.send(self.stack.flows());
                 }
+                Ok(Command::Leases(reply)) => {
+                    let _ = reply.send(self.stack.leases());
+                }
                 Ok(Command::Counters(reply)) => {
                     let _ = reply.send(self.stack.counters());
                 }
                 Ok(Command::Update(update)) => self.update(update),
+                Ok(Command::Lookup(name, answer)) => self.lookup(&name, answer),
                 Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => {
                     self.stopping = true;
                     return;
@@ -282,7 +304,10 @@ impl Host {
     fn update(&mut self, update: Update) {
         match update {
             Update::Hosts(text) => self.stack.set_hosts(Hosts::parse(&text)),
-            Update::Resolvers(servers) => self.dns_set_resolvers(servers),
+            Update::Resolvers(servers) => self.dns.set_resolvers(servers),
+            Update::Reserve(mac, address) => self.stack.reserve(mac, address),
+            Update::GatewayPorts(ports) => self.stack.set_gateway_ports(ports),
+            Update::Zones(zones) => self.stack.set_zones(zones),
             Update::Domains { domain, search } => self.stack.set_domains(domain, search),
         }
     }

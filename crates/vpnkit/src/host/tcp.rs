@@ -11,7 +11,9 @@ use rustix::net::{self, AddressFamily, SendFlags, Shutdown, SocketFlags, SocketT
 use vpnkit_stack::{ConnectError, Sockets, TcpId};
 
 use super::Host;
+use super::greeting::Greeting;
 use super::poller::{Owner, Token};
+use crate::intercept::Detour;
 
 /// Bytes asked for in the first read of a connection; it grows with what comes.
 const READ_BYTES_MIN: usize = 4096;
@@ -29,6 +31,8 @@ struct Connection {
     fd: OwnedFd,
     token: Token,
     connecting: bool,
+    /// What is said before the connection counts as made.
+    greeting: Option<Box<Greeting>>,
     readable: bool,
     writable: bool,
     /// The peer has sent its FIN, which reading has not reached.
@@ -106,28 +110,38 @@ fn events() -> EventFlags {
 
 impl Host {
     pub(super) fn tcp_connect(&mut self, flow: TcpId, to: SocketAddr) {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let connected = net::socket_with(family, SocketType::STREAM, flags, None).and_then(|fd| {
-            net::sockopt::set_tcp_nodelay(&fd, true)?;
-            match net::connect(&fd, &to) {
-                Ok(()) | Err(Errno::INPROGRESS) => Ok(fd),
-                Err(error) => Err(error),
+        let guest = self.stack.tcp_guest(flow);
+        let detour = match (&self.intercept, guest) {
+            // What is on the host is reached straight.
+            (Some(intercept), Some(guest)) if !to.ip().is_loopback() => intercept.intercept(guest, to),
+            _ => None,
+        };
+        let connected = match detour {
+            None => connect(to, None),
+            Some(Detour::Proxy { address, announce }) => connect(address, Some(announce)),
+            Some(Detour::Tunnel { stream, request }) => {
+                let greeting = Greeting::new(&request);
+                return match stream.set_nonblocking(true) {
+                    Ok(()) => self.tcp_add(flow, stream.into(), true, Some(greeting)),
+                    Err(_) => self.stack.tcp_connect_failed(flow, ConnectError::Refused),
+                };
             }
-        });
+            Some(Detour::Refuse) => Err(Errno::CONNREFUSED),
+        };
         match connected {
-            Ok(fd) => self.tcp_add(flow, fd, true),
+            Ok(fd) => self.tcp_add(flow, fd, true, None),
             Err(error) => self.stack.tcp_connect_failed(flow, meaning_of(error)),
         }
     }
 
-    fn tcp_add(&mut self, flow: TcpId, fd: OwnedFd, connecting: bool) {
+    fn tcp_add(&mut self, flow: TcpId, fd: OwnedFd, connecting: bool, greeting: Option<Greeting>) {
         match self.poller.add(&fd, Owner::Tcp(flow), events()) {
             Ok(token) => self.tcp.insert(Connection {
                 flow,
                 fd,
                 token,
                 connecting,
+                greeting: greeting.map(Box::new),
                 readable: false,
                 writable: false,
                 hung_up: false,
@@ -145,7 +159,7 @@ impl Host {
         // A socket without it works, with delays.
         let _ = net::sockopt::set_tcp_nodelay(&fd, true);
         match self.stack.tcp_open(self.now(), peer, guest) {
-            Some(flow) => self.tcp_add(flow, fd, false),
+            Some(flow) => self.tcp_add(flow, fd, false, None),
             None => reset_on_close(&fd),
         }
     }
@@ -163,7 +177,20 @@ impl Host {
             // Writable and no error: connected.
             let outcome = if broken { net::sockopt::socket_error(&connection.fd) } else { Ok(Ok(())) };
             match outcome {
-                Ok(Ok(())) => connection.connecting = false,
+                Ok(Ok(())) => {
+                    match connection.greeting.as_mut().map(|greeting| greeting.progress(&connection.fd)) {
+                        Some(Ok(false)) => return,
+                        Some(Err(error)) => {
+                            self.tcp_forget(flow);
+                            return self.stack.tcp_connect_failed(flow, meaning_of(error));
+                        }
+                        // What follows the greeting may be there already.
+                        Some(Ok(true)) => connection.readable = true,
+                        None => {}
+                    }
+                    connection.greeting = None;
+                    connection.connecting = false;
+                }
                 Ok(Err(error)) | Err(error) => {
                     self.tcp_forget(flow);
                     return self.stack.tcp_connect_failed(flow, meaning_of(error));
@@ -280,6 +307,22 @@ impl Host {
         let connection = self.tcp.remove(flow)?;
         self.poller.forget(connection.token);
         Some(connection)
+    }
+}
+
+/// Begins a connection; a proxy is told its own address before.
+fn connect(to: SocketAddr, announce: Option<Box<dyn FnOnce(SocketAddr) + Send>>) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    net::sockopt::set_tcp_nodelay(&fd, true)?;
+    if let Some(announce) = announce {
+        net::bind(&fd, &SocketAddr::new(to.ip(), 0))?;
+        announce(net::getsockname(&fd)?.try_into()?);
+    }
+    match net::connect(&fd, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(fd),
+        Err(error) => Err(error),
     }
 }
 
