@@ -2,7 +2,8 @@
 //!
 //! `boot KERNEL [INITRD|-] [COMMAND LINE]`. With `BOOT_WATCH=SECONDS` in the environment, says every so often where
 //! the processor is; with `BOOT_LIMIT=SECONDS`, ends after so long; `BOOT_CPUS=N` makes N processors; with
-//! `BOOT_TIERS=interp` the interpreter runs alone, with `BOOT_TIERS=forced` everything is translated at once.
+//! `BOOT_TIERS=interp` the interpreter runs alone, with `BOOT_TIERS=forced` everything is translated at once, with
+//! `BOOT_TIERS=N` after N executions; `BOOT_MEMORY=MIB` gives it so much memory.
 
 #![allow(clippy::print_stdout, clippy::exit, clippy::unwrap_used, missing_docs)]
 
@@ -70,7 +71,8 @@ fn main() {
     let began = Instant::now();
     let vcpus = seconds("BOOT_CPUS").map_or(1, |count| count as u32);
     let open = |path: &str| Image::from_file(std::fs::File::open(path).unwrap()).unwrap();
-    let ram = Arc::new(GuestRam::new(512 << 20).unwrap());
+    let memory = seconds("BOOT_MEMORY").map_or(512, |mib| mib as u64);
+    let ram = Arc::new(GuestRam::new(memory << 20).unwrap());
     let config = BootConfig {
         kernel: open(kernel),
         initrd: rest.first().filter(|path| *path != "-").map(|path| open(path)),
@@ -85,7 +87,8 @@ fn main() {
     let tiers = match std::env::var("BOOT_TIERS").as_deref() {
         Ok("interp") => Tiers::INTERPRETER,
         Ok("forced") => Tiers::FORCED,
-        _ => Tiers::BOTH,
+        Ok(count) => Tiers { translate_after: Some(count.parse().unwrap()) },
+        Err(_) => Tiers::BOTH,
     };
     let vm = SoftVm::with_tiers(ram, CpuModel { vcpus, tsc: Tsc::of_host() }, tiers).unwrap();
     let over = Arc::new(AtomicBool::new(false));

@@ -4,7 +4,7 @@ use crate::cpu::Cpu;
 use crate::trap::Trap;
 
 /// Entries of a TLB, a power of two.
-pub const TLB_ENTRIES: usize = 1024;
+pub const TLB_ENTRIES: usize = 4096;
 
 /// A translation of one page, for one privilege.
 #[derive(Debug, Clone, Copy)]

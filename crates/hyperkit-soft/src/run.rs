@@ -112,7 +112,7 @@ fn drop_written(cpu: &mut Cpu) {
     }
     if cpu.blocks.has_dropped() {
         for page in cpu.blocks.bury() {
-            cpu.ram.watch().remove(page, cpu.interrupts.id);
+            cpu.unwatch(page);
         }
     }
 }
@@ -218,6 +218,10 @@ fn find_link(cpu: &mut Cpu, linear: u64) -> Result<Link, Outcome> {
         }
     }
     let (block, global) = cpu.block_at_rip().map_err(|_| Outcome::Fault(cpu.rip))?;
+    // SAFETY: what `block_at_rip` gives is allocated.
+    if unsafe { &*block }.is_dead() {
+        return Ok(Link::once(block));
+    }
     Ok(cpu.blocks.keep_jump(linear, block, global))
 }
 

@@ -19,10 +19,10 @@ use crate::jit::{Jit, Tiers};
 use crate::op::Op;
 
 /// Entries of the cache by linear address, a power of two.
-const JUMPS: usize = 4096;
+const JUMPS: usize = 16384;
 
 /// Bytes of blocks from which on the cache is emptied.
-const BYTES_MAX: usize = 64 << 20;
+const BYTES_MAX: usize = 256 << 20;
 
 /// Bytes of dropped blocks from which on they are freed, at the cost of all links.
 const DROPPED_MAX: usize = 1 << 20;
@@ -96,6 +96,11 @@ impl Contexts {
 }
 
 impl Link {
+    /// To a block, this once.
+    pub fn once(block: *const Block) -> Link {
+        Link { block, ..NO_LINK }
+    }
+
     /// Whether the block was found through a global translation.
     #[inline(always)]
     pub fn is_global(&self) -> bool {
@@ -213,7 +218,7 @@ impl Block {
 
 /// A multiplicative hash, good enough for addresses.
 #[derive(Debug, Default)]
-struct AddressHasher(u64);
+pub struct AddressHasher(u64);
 
 impl Hasher for AddressHasher {
     fn finish(&self) -> u64 {
@@ -236,14 +241,53 @@ impl Hasher for AddressHasher {
     }
 }
 
-type ByAddress<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+/// A map from addresses, and from what is made of them.
+pub type ByAddress<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
 /// What is decoded of one page of RAM.
 #[derive(Debug, Default)]
 struct CodeLines {
     /// Which 64-byte lines hold code.
     lines: u64,
-    blocks: Vec<Key>,
+    blocks: Vec<CodeBlock>,
+}
+
+/// A block of which a part lies on a page.
+#[derive(Debug, Clone, Copy)]
+struct CodeBlock {
+    key: Key,
+    /// First and last byte of the part, as offsets in the page.
+    first: u16,
+    last: u16,
+}
+
+impl CodeBlock {
+    fn overlaps(&self, first: u64, last: u64) -> bool {
+        u64::from(self.first) <= last && first <= u64::from(self.last)
+    }
+}
+
+impl CodeLines {
+    fn insert(&mut self, key: Key, span: &Span) {
+        self.lines |= lines(span.first, span.last);
+        self.blocks.push(CodeBlock { key, first: span.first as u16, last: span.last as u16 });
+    }
+
+    /// Takes out the blocks that `is_hit` chooses; their keys.
+    fn take(&mut self, is_hit: impl Fn(&CodeBlock) -> bool) -> Vec<Key> {
+        let mut taken = Vec::new();
+        self.lines = 0;
+        self.blocks.retain(|block| {
+            let hit = is_hit(block);
+            if hit {
+                taken.push(block.key);
+            } else {
+                self.lines |= lines(block.first.into(), block.last.into());
+            }
+            !hit
+        });
+        taken
+    }
 }
 
 /// The block cache of one vCPU.
@@ -308,7 +352,7 @@ impl Blocks {
     /// Bytes `first..=last` (offsets in the page) of RAM page `page` were written: drops the blocks that overlap
     /// them. Safe to call from inside a block that is itself dropped.
     pub fn written(&mut self, page: usize, first: u64, last: u64) {
-        let Some(code) = self.pages.get(&page) else {
+        let Some(code) = self.pages.get_mut(&page) else {
             self.bare_pages.push(page);
             self.limit = std::ptr::null();
             return;
@@ -316,12 +360,11 @@ impl Blocks {
         if code.lines & lines(first, last) == 0 {
             return;
         }
-        let hit = |span: &Span| span.page == page && span.first <= last && first <= span.last;
-        let keys: Vec<Key> = code.blocks.clone();
-        let hit: Vec<Key> = keys
-            .into_iter()
-            .filter(|key| self.by_key.get(key).is_some_and(|block| block.spans.iter().any(hit)))
-            .collect();
+        let hit = code.take(|block| block.overlaps(first, last));
+        if code.blocks.is_empty() {
+            self.pages.remove(&page);
+            self.bare_pages.push(page);
+        }
         for key in hit {
             self.remove(key);
         }
@@ -407,12 +450,19 @@ impl Blocks {
         self.remove(block.key);
         self.bytes += block.size();
         for span in &block.spans {
-            let code = self.pages.entry(span.page).or_default();
-            code.lines |= lines(span.first, span.last);
-            code.blocks.push(block.key);
+            self.pages.entry(span.page).or_default().insert(block.key, span);
         }
         let block = self.by_key.entry(block.key).insert_entry(Box::new(block)).into_mut();
         &raw const **block
+    }
+
+    /// Takes in a block that is executed once, and frees it with the dropped ones.
+    pub fn lend(&mut self, block: Block) -> *const Block {
+        block.dead.set(true);
+        block.heat.set(u32::MAX);
+        self.dropped_bytes += block.size();
+        self.dropped.push(Box::new(block));
+        self.dropped.last().map_or(std::ptr::null(), |block| &raw const **block)
     }
 
     /// Whether anything of a page of RAM is decoded.
@@ -422,9 +472,15 @@ impl Blocks {
 
     /// Drops all blocks.
     pub fn clear(&mut self) {
-        for key in self.by_key.keys().copied().collect::<Vec<_>>() {
-            self.remove(key);
+        self.jit.clear();
+        for (_, block) in self.by_key.drain() {
+            block.dead.set(true);
+            self.dropped_bytes += block.size();
+            self.dropped.push(block);
         }
+        self.bare_pages.extend(self.pages.drain().map(|(page, _)| page));
+        self.bytes = 0;
+        self.limit = std::ptr::null();
     }
 
     /// Frees the dropped blocks if they are many. No pointer to a block from before may be followed afterwards,
@@ -470,14 +526,10 @@ impl Blocks {
         self.limit = std::ptr::null();
     }
 
-    /// Takes a block that is no longer in `by_key` out of the list of a page.
+    /// Takes a block that is no longer in `by_key` out of the list of a page, if it is there.
     fn forget(&mut self, page: usize, key: Key) {
         let Some(code) = self.pages.get_mut(&page) else { return };
-        code.blocks.retain(|other| *other != key);
-        let spans = code.blocks.iter().filter_map(|key| self.by_key.get(key)).flat_map(|block| &block.spans);
-        code.lines =
-            spans.filter(|span| span.page == page).fold(0, |all, span| all | lines(span.first, span.last));
-        if code.blocks.is_empty() {
+        if !code.take(|block| block.key == key).is_empty() && code.blocks.is_empty() {
             self.pages.remove(&page);
             self.bare_pages.push(page);
         }

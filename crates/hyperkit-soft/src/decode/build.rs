@@ -35,7 +35,7 @@ impl Cpu {
     }
 
     /// The block at [`Cpu::rip`], decoded if it is not cached, and whether the translation that it was found through
-    /// is global.
+    /// is global. It is dead, to be executed once, while other processors may write to its page without a note.
     pub fn block_at_rip(&mut self) -> Result<(*const Block, bool), Trap> {
         let linear = self.checked_linear()?;
         let page = self.fetch_page(linear)?;
@@ -51,24 +51,17 @@ impl Cpu {
                 }
             }
         }
-        let parts = self.decode(linear, page, OPS_MAX)?;
+        let (parts, keep) = self.decode(linear, page, OPS_MAX)?;
         let global = page.global && parts.second_phys.is_none();
-        Ok((self.blocks.insert(Block::new(key, parts)), global))
-    }
-
-    /// Has writes to a page noticed, before it is decoded.
-    fn watch_code(&mut self, page: usize) {
-        if !self.blocks.has_code(page) {
-            self.ram.watch().add(page, self.interrupts.id);
-            self.protect_code(page);
-        }
+        let block = Block::new(key, parts);
+        Ok((if keep { self.blocks.insert(block) } else { self.blocks.lend(block) }, global))
     }
 
     /// A block of the one instruction at [`Cpu::rip`], not cached.
     pub fn single_at_rip(&mut self) -> Result<Block, Trap> {
         let linear = self.checked_linear()?;
         let page = self.fetch_page(linear)?;
-        let parts = self.decode(linear, page, 1)?;
+        let (parts, _) = self.decode(linear, page, 1)?;
         Ok(Block::new(Key::new(page.phys | linear & 0xfff, self.code_size), parts))
     }
 
@@ -89,10 +82,12 @@ impl Cpu {
         if self.code_size == CodeSize::Bits64 { next } else { next & 0xffff_ffff }
     }
 
-    fn decode(&mut self, linear: u64, page: CodePage, ops_max: usize) -> Result<Parts, Trap> {
+    /// Decodes a block of at most `ops_max` instructions, and says whether it may be kept: more than one, and every
+    /// write to them is noted from before they were read.
+    fn decode(&mut self, linear: u64, page: CodePage, ops_max: usize) -> Result<(Parts, bool), Trap> {
         let within = (linear & 0xfff) as usize;
         let mut bytes = [0; OPS_MAX * INSTRUCTION_MAX];
-        self.watch_code(page.page);
+        let mut keep = ops_max > 1 && self.protect_code(page.page);
         let len = bytes.len().min(ops_max * INSTRUCTION_MAX).min(4096 - within);
         copy_code(&page, within, &mut bytes[..len]);
         let context = Context { block_rip: self.rip, code_size: self.code_size };
@@ -100,10 +95,10 @@ impl Cpu {
         let first = within as u64;
         if !run.ops.is_empty() {
             let span = Span { page: page.page, first, last: first + run.bytes as u64 - 1 };
-            return Ok(parts(run, vec![span], None));
+            return Ok((parts(run, vec![span], None), keep));
         }
         let next = self.fetch_page(self.page_after_code(linear))?;
-        self.watch_code(next.page);
+        keep = ops_max > 1 && self.protect_code(next.page) && keep;
         let mut bytes = [0; 2 * INSTRUCTION_MAX];
         let (here, there) = bytes[..len + INSTRUCTION_MAX].split_at_mut(len);
         copy_code(&page, within, here);
@@ -117,7 +112,7 @@ impl Cpu {
             Span { page: page.page, first, last: 4095 },
             Span { page: next.page, first: 0, last: over - 1 },
         ];
-        Ok(parts(run, spans, Some(next.phys)))
+        Ok((parts(run, spans, Some(next.phys)), keep))
     }
 }
 

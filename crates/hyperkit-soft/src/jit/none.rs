@@ -34,6 +34,9 @@ impl Jit {
         Vec::new()
     }
 
+    /// Drops all translations.
+    pub fn clear(&mut self) {}
+
     /// Translations of addresses of an address space changed.
     pub fn space_changed(&mut self, _space: usize) {}
 

@@ -6,7 +6,7 @@ use crate::decode::blocks::{Contexts, SPACES};
 use crate::mmu::CodePage;
 
 /// Entries of the TLB of instruction fetches, a power of two.
-const ENTRIES: usize = 512;
+const ENTRIES: usize = 2048;
 
 /// Bits of a [`Filter`].
 const FILTER_BITS: usize = 16384;

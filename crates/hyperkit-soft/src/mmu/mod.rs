@@ -168,6 +168,9 @@ impl Cpu {
         let write = if free { linear } else { TlbEntry::none(slot).write };
         let entry = TlbEntry { read: linear, write, host, phys: phys | flags_of(found) };
         self.tlbs.fill(self.tlb_index, slot, entry);
+        if free {
+            self.note_writable(host);
+        }
         self.mmu.note_size(linear, found.bytes);
     }
 

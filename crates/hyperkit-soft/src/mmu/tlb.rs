@@ -14,6 +14,9 @@ pub const GLOBAL: u64 = 1;
 /// In [`TlbEntry::phys`]: part of a page larger than 4 KiB, which one INVLPG forgets whole.
 pub const LARGE: u64 = 2;
 
+/// Write permissions given out after which [`Mmu::writable`] is made anew.
+const NOTED_MAX: u32 = 4096;
+
 /// Bits of the filter of 1 GiB regions.
 const HUGE_BITS: u64 = 256;
 
@@ -38,6 +41,10 @@ pub struct Mmu {
     large: [Filter; 2],
     /// 1 GiB regions (hashed) of which parts of such pages are in a TLB.
     huge: [u64; (HUGE_BITS / 64) as usize],
+    /// Numbers of the host's pages that some TLB has a write permission for, and perhaps others.
+    writable: Filter,
+    /// How many were added to it since it was made anew.
+    noted: u32,
     /// [`hyperkit_mem::dirty::Dirty::rounds`] when write permissions were last taken away for it.
     pub rounds: u64,
 }
@@ -52,6 +59,8 @@ impl Default for Mmu {
             clock: 0,
             large: Default::default(),
             huge: Default::default(),
+            writable: Filter::default(),
+            noted: 0,
             rounds: 0,
         }
     }
@@ -198,29 +207,49 @@ impl Cpu {
         self.tlbs.each(|slot, entry| entry.write = TlbEntry::none(slot).write);
     }
 
+    /// Remembers that a TLB has a write permission for a page of RAM.
+    pub fn note_writable(&mut self, host: *const u8) {
+        self.mmu.writable.insert(host as u64 >> 12);
+        self.mmu.noted += 1;
+        if self.mmu.noted > NOTED_MAX {
+            self.mmu.noted = 0;
+            self.mmu.writable.clear();
+            let writable = &mut self.mmu.writable;
+            self.tlbs.each(|slot, entry| {
+                if entry.write != TlbEntry::none(slot).write {
+                    writable.insert(entry.host as u64 >> 12);
+                }
+            });
+        }
+    }
+
     /// Takes the write permission of a page of RAM out of every TLB of this processor.
     pub fn protect_page(&mut self, page: usize) {
         let Some(host) = self.ram.page_host(page) else { return };
         let host = host.as_ptr();
-        self.tlbs.each(|slot, entry| {
-            if entry.host == host {
-                entry.write = TlbEntry::none(slot).write;
-            }
-        });
+        if self.mmu.writable.may_contain(host as u64 >> 12) {
+            self.tlbs.each(|slot, entry| {
+                if entry.host == host {
+                    entry.write = TlbEntry::none(slot).write;
+                }
+            });
+        }
         self.ram.watch().stops_writing(page, self.interrupts.id);
     }
 
-    /// Takes the write permission of a page of RAM out of every TLB, of all processors: its blocks are about to be
-    /// decoded. The page is watched already.
-    pub fn protect_code(&mut self, page: usize) {
-        let writers = self.ram.watch().writers(page);
-        let mine = 1 << self.interrupts.id;
-        if writers & !mine != 0 {
-            self.call_meeting(page, writers & !mine);
+    /// Has the write permission of a page of RAM taken out of every TLB, of all processors: its blocks are about to be
+    /// decoded. Whether all have done so; from then on every write to the page is noted.
+    pub fn protect_code(&mut self, page: usize) -> bool {
+        if self.blocks.has_code(page) {
+            return true;
         }
+        let mine = 1 << self.interrupts.id;
+        self.ram.watch().add(page, self.interrupts.id);
+        let writers = self.ram.watch().writers(page);
         if writers & mine != 0 {
             self.protect_page(page);
         }
+        writers & !mine == 0 || self.others_protect(page, writers & !mine)
     }
 }
 

@@ -8,6 +8,7 @@ use hyperkit_hv::{CpuModel, Exit, Tsc, X86State};
 
 use crate::attention::{Attention, want};
 use crate::cpu::{Cpu, seg};
+use crate::decode::blocks::ByAddress;
 use crate::flags::bit;
 use crate::system::Next;
 use crate::system::clock::{duration, host_ticks};
@@ -123,6 +124,9 @@ pub struct Interrupts {
     nmi_waiting: bool,
     /// Waits for start-up. [`Processors::set_waiting`] tells a snapshot.
     pub waiting: bool,
+    /// Pages that other processors were asked not to write to without a note, with the meeting and who was asked
+    /// (`rendezvous`).
+    pub(crate) awaited: ByAddress<usize, (u64, u8)>,
     /// The last meeting that was attended (`rendezvous`).
     pub(crate) attended: u64,
     /// All other processors stand still (`rendezvous`).
@@ -144,6 +148,7 @@ impl Interrupts {
             nmi_blocked: false,
             nmi_waiting: false,
             waiting: id != 0,
+            awaited: ByAddress::default(),
             attended: 0,
             stops_others: false,
             pauses: 0,

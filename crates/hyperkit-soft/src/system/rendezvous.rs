@@ -1,10 +1,10 @@
 //! How a processor has the others drop their write permissions before it decodes a page.
 //!
-//! A TLB lets its processor write to a page without a further look. When another one is about to keep decoded
-//! instructions of that page, it marks the page as watched, calls a meeting, and waits until every processor that
-//! may write to it, and runs, has dropped its permission; from then on each write to the page is noted
-//! (`hyperkit_mem::watch`).
-//! The same way a processor has all others stand still for a moment, for locked operations that the host's own atomic
+//! A TLB lets its processor write to a page without a further look. When another one wants to keep decoded
+//! instructions of that page, it marks the page as watched and calls a meeting. It does not wait: until every processor
+//! that may write to the page, and runs, has dropped its permission, it decodes each block of the page anew when it
+//! comes to it. From then on each write to the page is noted (`hyperkit_mem::watch`) and blocks are kept.
+//! The same way, but waiting, a processor has all others stand still for a moment, for locked operations that the host's own atomic
 //! instructions do not cover.
 //!
 //! Processors that sleep, or that are outside `run`, are not waited for: they drop theirs before they go on.
@@ -76,25 +76,44 @@ impl Rendezvous {
 }
 
 impl Cpu {
-    /// Has the running processors in the set `writers` drop their permission to write to a page; returns when they have.
-    pub(crate) fn call_meeting(&mut self, page: usize, writers: u8) {
+    /// Asks the running processors in the set `writers` to drop their permission to write to a page, if they were not
+    /// asked yet; whether they have.
+    pub(crate) fn others_protect(&mut self, page: usize, writers: u8) -> bool {
         if self.interrupts.shared().rendezvous.alone() {
-            return;
+            return true;
         }
-        self.gather(page, writers);
+        let (meeting, asked) = match self.interrupts.awaited.get(&page) {
+            Some(awaited) => *awaited,
+            None => (self.call(page, writers), writers),
+        };
+        let all_met = self.others(asked).all(|id| !self.is_behind(id, meeting));
+        if all_met {
+            self.interrupts.awaited.remove(&page);
+        } else {
+            self.interrupts.awaited.insert(page, (meeting, asked));
+        }
+        all_met
     }
 
-    fn gather(&mut self, page: usize, writers: u8) {
-        let mine = self.interrupts.shared().rendezvous.call(page);
+    /// A page is no longer watched: whoever met about it may write to it again.
+    pub(crate) fn unwatch(&mut self, page: usize) {
+        self.ram.watch().remove(page, self.interrupts.id);
+        self.interrupts.awaited.remove(&page);
+    }
+
+    /// The other processors of a set.
+    fn others(&self, set: u8) -> impl Iterator<Item = usize> + Clone + use<> {
         let me = self.interrupts.id as usize;
-        let others =
-            (0..self.interrupts.shared().attention.len()).filter(|id| *id != me && writers >> id & 1 != 0);
-        for id in others.clone().filter(|id| self.is_behind(*id, mine)) {
+        (0..self.interrupts.shared().attention.len()).filter(move |id| *id != me && set >> id & 1 != 0)
+    }
+
+    /// Calls the processors of a set to a meeting about a page; its number.
+    fn call(&self, page: usize, set: u8) -> u64 {
+        let meeting = self.interrupts.shared().rendezvous.call(page);
+        for id in self.others(set).filter(|id| self.is_behind(*id, meeting)) {
             self.interrupts.shared().attention[id].ask(want::CODE);
         }
-        for id in others {
-            self.wait_for(id, mine);
-        }
+        meeting
     }
 
     fn is_behind(&self, id: usize, meeting: u64) -> bool {
@@ -156,7 +175,10 @@ impl Cpu {
             std::thread::yield_now();
         };
         self.interrupts.stops_others = true;
-        self.gather(NO_PAGE, u8::MAX);
+        let meeting = self.call(NO_PAGE, u8::MAX);
+        for id in self.others(u8::MAX) {
+            self.wait_for(id, meeting);
+        }
         let result = action(self);
         self.interrupts.stops_others = false;
         result

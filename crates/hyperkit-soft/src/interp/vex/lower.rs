@@ -1,6 +1,9 @@
 //! From an instruction of this family to its op.
 
-use iced_x86::{CpuidFeature, EncodingKind, Instruction, Mnemonic as M, OpKind};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic as M, OpKind};
 
 use super::run::{Place, Shape, Tiny};
 use super::{elements, offers, run, stubs};
@@ -70,6 +73,20 @@ fn offered(instruction: &Instruction) -> bool {
 
 /// What is the same for all instructions of a shape. Shapes are as few as stubs, and kept as long.
 fn shape(instruction: &Instruction) -> Option<&'static Shape> {
+    static KNOWN: Mutex<BTreeMap<(Code, bool, u8), Option<&'static Shape>>> = Mutex::new(BTreeMap::new());
+    // Registers are replaced in a stub, and memory is in its frame: nothing else is left of an instruction.
+    let kinds = || (0..instruction.op_count()).map(|n| instruction.op_kind(n));
+    let constant = if kinds().any(|kind| kind == OpKind::Immediate8) { instruction.immediate8() } else { 0 };
+    let key = (instruction.code(), kinds().any(|kind| kind == OpKind::Memory), constant);
+    if let Some(known) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        return *known;
+    }
+    let made = make_shape(instruction);
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(key, made);
+    made
+}
+
+fn make_shape(instruction: &Instruction) -> Option<&'static Shape> {
     let kind = |n: u32| instruction.op_kind(n);
     let flags = matches!(
         instruction.mnemonic(),
@@ -108,11 +125,8 @@ fn shape(instruction: &Instruction) -> Option<&'static Shape> {
 
 /// The one copy of a shape that ops point to.
 fn kept(shape: Shape) -> &'static Shape {
-    use std::collections::HashMap;
-    use std::sync::{Mutex, OnceLock, PoisonError};
-    static SHAPES: OnceLock<Mutex<HashMap<(usize, u8), &'static Shape>>> = OnceLock::new();
-    let shapes = SHAPES.get_or_init(Mutex::default);
-    let mut shapes = shapes.lock().unwrap_or_else(PoisonError::into_inner);
+    static SHAPES: Mutex<BTreeMap<(usize, u8), &'static Shape>> = Mutex::new(BTreeMap::new());
+    let mut shapes = SHAPES.lock().unwrap_or_else(PoisonError::into_inner);
     // The stub stands for the instruction but for what the stub does not encode: nothing, as its bytes are the key.
     shapes.entry((shape.stub as usize, shape.bytes)).or_insert_with(|| Box::leak(Box::new(shape)))
 }

@@ -128,6 +128,12 @@ impl Emit<'_> {
         self.cold.push(Cold { from, kind });
     }
 
+    /// The branch at `from` has not found its target in the table: looks once more, then does as [`Emit::redo`] does.
+    fn missed(&mut self, from: usize, instruction: &Instruction, rsp: i32) {
+        let site = self.site(instruction, Kind::Branch);
+        self.cold.push(Cold { from: [from, 0], kind: ColdKind::Missed { site, rsp } });
+    }
+
     /// The target, or where it is, goes to R14. False if that is not done here.
     fn indirect(&mut self, instruction: &Instruction) -> bool {
         let calls = instruction.flow_control() == FlowControl::IndirectCall;
@@ -164,7 +170,7 @@ impl Emit<'_> {
             self.asm.load(host::R14, SCRATCH);
         }
         let miss = self.look_up();
-        self.redo([miss, 0], instruction, if calls { 8 } else { 0 });
+        self.missed(miss, instruction, if calls { 8 } else { 0 });
         true
     }
 
@@ -179,7 +185,7 @@ impl Emit<'_> {
         self.asm.load(host::R14, found.at);
         self.asm.lea(true, host::R13, Mem::at(host::R13, drop));
         let miss = self.look_up();
-        self.redo([miss, 0], instruction, -drop);
+        self.missed(miss, instruction, -drop);
         true
     }
 }

@@ -125,7 +125,6 @@ pub fn is_integer(instruction: &Instruction) -> bool {
         | M::Cwd
         | M::Cdq
         | M::Cqo
-        | M::Pause
         | M::Lfence
         | M::Mfence
         | M::Sfence

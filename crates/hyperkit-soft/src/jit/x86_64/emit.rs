@@ -11,6 +11,7 @@ use super::state::{Link, State};
 use super::windows::Member;
 use crate::cpu::{CodeSize, seg};
 use crate::decode::Context;
+use crate::op::Op;
 
 /// Code that is run rarely, emitted behind the block.
 #[derive(Debug, Clone)]
@@ -38,6 +39,14 @@ pub enum ColdKind {
         flags_in_host: bool,
         /// Where it goes on.
         back: usize,
+    },
+    /// A jump's target is not in its first entry of the table: the other one is looked at; if it is not there either, the
+    /// jump is left to the interpreter.
+    Missed {
+        /// The site.
+        site: u32,
+        /// What to add to the guest's RSP then.
+        rsp: i32,
     },
     /// The budget is used up.
     Due {
@@ -96,6 +105,8 @@ pub struct Emit<'a> {
     pub furthest: u32,
     /// Which budget the trace takes its instructions from.
     pub share: u8,
+    /// What the current block was decoded to.
+    pub ops: &'a [Op],
     /// Instructions of the trace.
     pub total: u32,
     /// Of these, before the current one.
@@ -119,11 +130,23 @@ pub struct Emit<'a> {
 }
 
 impl Emit<'_> {
+    /// The op of an instruction: the block's, unless that stands for two, or the code was changed since.
+    pub fn op(&self, instruction: &Instruction) -> Op {
+        let context = Context { block_rip: self.page + u64::from(self.block), code_size: CodeSize::Bits64 };
+        let at = instruction.ip().wrapping_sub(context.block_rip) as u16;
+        match self.ops.binary_search_by_key(&at, |op| op.at) {
+            Ok(n) if self.ops[n].count == 1 && usize::from(self.ops[n].len) == instruction.len() => {
+                self.ops[n]
+            }
+            _ => crate::decode::lower(instruction, &context),
+        }
+    }
+
     /// A site for an instruction.
     pub fn site(&mut self, instruction: &Instruction, kind: Kind) -> u32 {
-        let context = Context { block_rip: self.page + u64::from(self.block), code_size: CodeSize::Bits64 };
+        let op = self.op(instruction);
         self.state.add_site(Site {
-            op: crate::decode::lower(instruction, &context),
+            op,
             block: self.block,
             before: self.before,
             counted: if self.counted { self.total } else { 0 },
@@ -216,8 +239,8 @@ impl Emit<'_> {
         self.asm.shl32(host::R15, super::lookup::ENTRY_SHIFT);
         self.asm.alu_mem(true, alu::ADD, host::R15, super::frame::JUMPS);
         self.asm.alu_mem(true, alu::CMP, host::R14, Mem::at(host::R15, 0));
-        let miss = self.state.stubs.miss;
-        let from = self.asm.jcc(cond::NE, miss);
+        let second = self.state.stubs.second;
+        let from = self.asm.jcc(cond::NE, second);
         self.asm.jmp_mem(Mem::at(host::R15, 8));
         from
     }
@@ -353,6 +376,19 @@ impl Emit<'_> {
                     self.resumes.push((site, back));
                 }
             }
+            ColdKind::Missed { site, rsp } => {
+                let from = second_entry(&mut self.asm);
+                self.asm.land(from);
+                let back = self.asm.here();
+                self.rare(ColdKind::Slow {
+                    single: None,
+                    site,
+                    recipe: None,
+                    rsp,
+                    flags_in_host: false,
+                    back,
+                });
+            }
             ColdKind::Due { site } => {
                 self.asm.mov_imm32(host::R14, site);
                 self.asm.jmp(stubs.look);
@@ -395,4 +431,14 @@ impl Emit<'_> {
         self.asm.lea(true, host::R14, Mem::at(host::R14, distance));
         self.look_up();
     }
+}
+
+/// Goes to the code for the linear address in R14 if that is in the other entry of the pair of that at R15. The
+/// displacement of the branch that is taken if not, to be landed somewhere.
+pub fn second_entry(asm: &mut Asm) -> usize {
+    asm.alu_imm(true, alu::XOR, host::R15, super::lookup::OTHER);
+    asm.alu_mem(true, alu::CMP, host::R14, Mem::at(host::R15, 0));
+    let from = asm.jcc(cond::NE, 0);
+    asm.jmp_mem(Mem::at(host::R15, 8));
+    from
 }

@@ -61,6 +61,13 @@ impl Jit {
         self.state.as_mut().map_or_else(Vec::new, |state| state.remove(key))
     }
 
+    /// Drops all translations. None runs.
+    pub fn clear(&mut self) {
+        if let Some(state) = &mut self.state {
+            state.clear();
+        }
+    }
+
     /// Translations of addresses of an address space changed.
     pub fn space_changed(&mut self, space: usize) {
         if let Some(state) = &mut self.state {

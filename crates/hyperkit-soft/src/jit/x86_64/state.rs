@@ -1,17 +1,15 @@
 //! What the translations of one processor share: the code memory, sites, links, tables.
 
-use std::collections::HashMap;
-
 use super::asm::{Asm, displacement};
 use super::frame::SHARES;
 use super::helpers::{BUDGET, Site};
 use super::lookup::JumpTable;
 use super::stubs::{self, Stubs};
-use crate::decode::blocks::{Key, SPACES};
+use crate::decode::blocks::{ByAddress, Key, SPACES};
 use crate::jit::buffer::CodeBuffer;
 
 /// Bytes of code memory.
-const CODE_BYTES: usize = 64 << 20;
+const CODE_BYTES: usize = 192 << 20;
 
 /// Sites from which on everything is translated anew.
 const SITES_MAX: usize = 1 << 21;
@@ -73,11 +71,13 @@ pub struct State {
     sites: Vec<Site>,
     links: Vec<Link>,
     /// By the first block.
-    translations: HashMap<Key, Translation>,
+    translations: ByAddress<Key, Translation>,
     /// By other blocks: the first ones of the traces that they are in.
-    within: HashMap<Key, Vec<Key>>,
-    /// For each address space, by whether the privilege level is 3.
-    tables: Vec<[JumpTable; 2]>,
+    within: ByAddress<Key, Vec<Key>>,
+    /// For each address space, at privilege level 3.
+    user_tables: [Option<JumpTable>; SPACES],
+    /// For the other levels, of the current address space: nearly all of it is global.
+    supervisor_table: JumpTable,
     /// Which address space is current.
     space: usize,
     /// Counts how often everything was dropped; never 0.
@@ -102,9 +102,10 @@ impl State {
             stubs,
             sites: Vec::new(),
             links: Vec::new(),
-            translations: HashMap::new(),
-            within: HashMap::new(),
-            tables: (0..SPACES).map(|_| [JumpTable::new(miss), JumpTable::new(miss)]).collect(),
+            translations: ByAddress::default(),
+            within: ByAddress::default(),
+            user_tables: [const { None }; SPACES],
+            supervisor_table: JumpTable::new(miss),
             space: 0,
             generation: 1,
             share: 0,
@@ -247,28 +248,45 @@ impl State {
         self.links.clear();
         self.translations.clear();
         self.within.clear();
-        self.tables.iter_mut().flatten().for_each(JumpTable::clear);
+        self.tables().for_each(JumpTable::clear);
         self.generation = self.generation.wrapping_add(1).max(1);
     }
 
     /// The table for a privilege, in the current address space.
     pub fn table(&mut self, user: bool) -> &mut JumpTable {
-        &mut self.tables[self.space][usize::from(user)]
+        let miss = self.stubs.miss as *const u8;
+        if user {
+            self.user_tables[self.space].get_or_insert_with(|| JumpTable::new(miss))
+        } else {
+            &mut self.supervisor_table
+        }
+    }
+
+    fn tables(&mut self) -> impl Iterator<Item = &mut JumpTable> {
+        self.user_tables.iter_mut().flatten().chain([&mut self.supervisor_table])
     }
 
     /// Translations of addresses of an address space changed, but for global ones.
     pub fn space_changed(&mut self, space: usize) {
-        self.tables[space].iter_mut().for_each(JumpTable::clear_local);
+        if let Some(table) = &mut self.user_tables[space] {
+            table.clear_local();
+        }
+        if space == self.space {
+            self.supervisor_table.clear_local();
+        }
     }
 
     /// Another address space is entered.
     pub fn enter_space(&mut self, space: usize) {
+        if space != self.space {
+            self.supervisor_table.clear_local();
+        }
         self.space = space;
     }
 
     /// Global translations of addresses changed.
     pub fn global_changed(&mut self) {
-        self.tables.iter_mut().flatten().for_each(JumpTable::clear_global);
+        self.tables().for_each(JumpTable::clear_global);
     }
 
     /// The share that the next block belongs to.

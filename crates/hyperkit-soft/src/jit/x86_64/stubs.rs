@@ -7,6 +7,7 @@
 use std::mem::offset_of;
 
 use super::asm::{Asm, Mem, alu, cond, host};
+use super::emit::second_entry;
 use super::frame::{
     BASES, CPU, FLAGS, FRAME_BYTES, JUMPS, LINK, MXCSR, PAGE, REASON, RESUME, SCRATCH, SHARES, SITE, TLB,
     VECTORS, budget_of, cpu_at, gpr_offset, host_of, reason, spilled_at,
@@ -36,6 +37,8 @@ pub struct Stubs {
     pub interpret: usize,
     /// At the site whose number is in R14 the budget is used up.
     pub look: usize,
+    /// Goes to the code for the linear address in R14, which is not in the entry of the table that R15 has the address of.
+    pub second: usize,
     /// Leaves: the code for the linear address in R14 is not known.
     pub miss: usize,
     /// Leaves through the link whose number is in R14.
@@ -82,7 +85,10 @@ pub fn make(asm: &mut Asm) -> Stubs {
     call_helper(asm, helpers::interpret as *const () as usize, given);
     stubs.look = align(asm);
     call_helper(asm, helpers::look as *const () as usize, given);
+    stubs.second = align(asm);
+    let unknown = second_entry(asm);
     stubs.miss = align(asm);
+    asm.land(unknown);
     miss(asm, leave);
     stubs.link = align(asm);
     link(asm, leave);

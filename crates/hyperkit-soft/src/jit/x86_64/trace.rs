@@ -8,6 +8,7 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, 
 
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::blocks::{Block, Key};
+use crate::op::Op;
 
 /// Most blocks of a trace.
 const PARTS_MAX: usize = 8;
@@ -37,6 +38,8 @@ pub struct Part {
     pub bytes: Vec<u8>,
     /// Its instructions.
     pub instructions: Vec<Instruction>,
+    /// What it was decoded to.
+    pub ops: Vec<Op>,
     /// What comes after it.
     pub follow: Follow,
 }
@@ -55,7 +58,7 @@ enum Heat {
 }
 
 impl Part {
-    fn decode(key: Key, rip: u64, bytes: Vec<u8>) -> Option<Part> {
+    fn decode(key: Key, rip: u64, bytes: Vec<u8>, ops: Vec<Op>) -> Option<Part> {
         let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
         let mut instructions = Vec::with_capacity(16);
         while decoder.can_decode() {
@@ -66,7 +69,7 @@ impl Part {
             }
             instructions.push(instruction);
         }
-        Some(Part { key, rip, bytes, instructions, follow: Follow::Nothing })
+        Some(Part { key, rip, bytes, instructions, ops, follow: Follow::Nothing })
     }
 }
 
@@ -98,7 +101,7 @@ impl Cpu {
         let mut bytes = vec![0; len];
         // SAFETY: so many bytes of RAM; nobody has a reference to guest memory.
         unsafe { std::ptr::copy_nonoverlapping(host.as_ptr(), bytes.as_mut_ptr(), len) };
-        Part::decode(block.key(), rip, bytes)
+        Part::decode(block.key(), rip, bytes, block.ops().to_vec())
     }
 
     /// How to go on after the last of `parts`, and with the block at which RIP.

@@ -38,6 +38,7 @@ pub fn translate(state: &mut State, parts: &[Part]) -> bool {
         block: (head.rip & 0xfff) as u32,
         furthest: offsets.max().unwrap_or(0),
         share,
+        ops: &head.ops,
         total: parts.iter().map(|part| part.instructions.len() as u32).sum(),
         before: 0,
         counted: false,
@@ -62,10 +63,11 @@ pub fn translate(state: &mut State, parts: &[Part]) -> bool {
     state.insert(keys, &asm.out, entries, links)
 }
 
-impl Emit<'_> {
+impl<'a> Emit<'a> {
     /// Emits a block of the trace.
-    fn part(&mut self, part: &Part) {
+    fn part(&mut self, part: &'a Part) {
         self.block = (part.rip & 0xfff) as u32;
+        self.ops = &part.ops;
         for (n, instruction) in part.instructions.iter().enumerate() {
             let at = (instruction.ip() - part.rip) as usize;
             let bytes = &part.bytes[at..at + instruction.len()];
@@ -190,11 +192,7 @@ impl Emit<'_> {
 
     /// Whether the processor does not offer an instruction, though the host may.
     fn is_undefined(&self, instruction: &Instruction) -> bool {
-        let context = crate::decode::Context {
-            block_rip: self.page + u64::from(self.block),
-            code_size: crate::cpu::CodeSize::Bits64,
-        };
-        let op = crate::decode::lower(instruction, &context);
+        let op = self.op(instruction);
         std::ptr::fn_addr_eq(op.run, crate::system::undefined as crate::op::Handler)
     }
 }

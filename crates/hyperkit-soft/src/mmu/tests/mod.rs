@@ -238,8 +238,7 @@ fn pages_with_decoded_code_are_written_through_the_slow_path() {
     cpu.store::<u8>(LINEAR, 1).unwrap();
     assert!(cpu.writable(LINEAR, 1).is_some());
     let page = ram.page_index(GuestAddr(PAGE)).unwrap();
-    ram.watch().add(page, 0);
-    cpu.protect_code(page);
+    assert!(cpu.protect_code(page));
     assert!(cpu.writable(LINEAR, 1).is_none());
     cpu.store::<u8>(LINEAR, 2).unwrap();
     assert!(cpu.writable(LINEAR, 1).is_none());
