@@ -9,6 +9,7 @@ use vpnkit_capture::Recorder;
 use vpnkit_control::{
     Api, CapturedLink, ExposeError, Exposed, Listening, Network, Offer, Server, diagnostics,
 };
+use vpnkit_sandbox::Warden;
 
 use crate::cli::{Cli, Local};
 use crate::failure::Failure;
@@ -94,8 +95,8 @@ impl Offers {
 }
 
 /// Exposes the ports of the command line.
-pub fn expose(cli: &Cli, network: Arc<dyn Network>) -> Result<Arc<Exposed>, Failure> {
-    let network = forwarder::through(cli, network)?;
+pub fn expose(cli: &Cli, network: Arc<dyn Network>, warden: &Arc<Warden>) -> Result<Arc<Exposed>, Failure> {
+    let network = forwarder::through(cli, network, warden)?;
     let exposed = Arc::new(Exposed::new(network, cli.allowed_bind_addresses.clone()));
     for forward in cli.forwards() {
         exposed.expose(forward, "").map_err(|error| match error {

@@ -14,8 +14,9 @@ use ethlink::take_fd;
 use p9p::net::{Address, Server, ServerOptions, Socket};
 use vpnkit_control::{Exposed, Network};
 use vpnkit_forwarder::{PortFiles, Tunnel, address};
+use vpnkit_sandbox::Warden;
 
-use crate::cli::{Cli, YesNo};
+use crate::cli::Cli;
 use crate::failure::Failure;
 
 /// How long we rest when the process has no descriptors left.
@@ -77,26 +78,23 @@ fn unix(path: &Path) -> std::io::Result<UnixListener> {
     }
 }
 
-/// The network whose ports are to be forwarded: the machine's, or the way into it beside its Ethernet.
-pub fn through(cli: &Cli, network: Arc<dyn Network>) -> Result<Arc<dyn Network>, Failure> {
-    match &cli.classic.port_forwards {
-        None => Ok(network),
-        Some(path) => {
-            let path = path.strip_prefix("unix:").unwrap_or(path);
-            let tunnel = Tunnel::start(network, path.into()).map_err(|error| Failure::of(&error))?;
-            Ok(Arc::new(tunnel))
-        }
-    }
+/// The hypervisor's socket that forwards go through, if they do.
+pub fn hypervisor(cli: &Cli) -> Option<PathBuf> {
+    let path = cli.classic.port_forwards.as_ref()?;
+    Some(path.strip_prefix("unix:").unwrap_or(path).into())
 }
 
-/// Errs for what cannot be had together.
-pub fn check(cli: &Cli) -> Result<(), Failure> {
-    if cli.classic.port_forwards.is_some() && cli.sandbox == YesNo::Yes {
-        return Err(Failure::usage(
-            "--vsock-path: a sandboxed process connects to no Unix socket: add --sandbox=no",
-        ));
-    }
-    Ok(())
+/// The network whose ports are to be forwarded: the machine's, or the way into it beside its Ethernet. The process
+/// outside connects.
+pub fn through(
+    cli: &Cli,
+    network: Arc<dyn Network>,
+    warden: &Arc<Warden>,
+) -> Result<Arc<dyn Network>, Failure> {
+    let Some(path) = hypervisor(cli) else { return Ok(network) };
+    let warden = Arc::clone(warden);
+    let tunnel = Tunnel::start(network, Box::new(move || warden.connect(&path)));
+    Ok(Arc::new(tunnel.map_err(|error| Failure::of(&error))?))
 }
 
 /// Serves the tree of ports until the process ends.

@@ -8,6 +8,7 @@ use ethlink::{Address, Namespace};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpnkit::{Engine, Stopper};
 use vpnkit_control::{Api, Network, Settings};
+use vpnkit_sandbox::warden::{Ending, Named};
 use vpnkit_sandbox::{Charge, Report, Warden, confine};
 
 use crate::attach;
@@ -20,7 +21,6 @@ use crate::watched::Watched;
 
 /// Serves a network until it is told to stop, or what it serves is gone.
 pub fn serve(cli: &Cli) -> Result<(), Failure> {
-    forwarder::check(cli)?;
     cli.classic.refuse()?;
     raise_open_files();
     let mut config = cli.config()?;
@@ -51,7 +51,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     detours.attach(&engine);
     watched.apply_all(texts, &engine, &detours);
     let api = Api {
-        exposed: control::expose(cli, Arc::clone(&engine) as Arc<dyn Network>)?,
+        exposed: control::expose(cli, Arc::clone(&engine) as Arc<dyn Network>, &warden)?,
         recorder,
         status: Arc::new(crate::status::of(sandbox.as_ref())),
         proxy: detours.has_proxy().then(|| Arc::clone(&detours) as Arc<dyn Settings>),
@@ -84,10 +84,11 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
 fn charge(cli: &Cli, watched: &Watched) -> Charge {
     let ending = cli.netns.as_ref().map(|netns| {
         let Ok(namespace) = netns.parse::<Namespace>();
-        Box::new(move || namespace.wait_until_gone()) as vpnkit_sandbox::warden::Ending
+        Box::new(move || namespace.wait_until_gone()) as Ending
     });
-    let connects = watched.tunnels().map(|file| (file, sockets_of as fn(&str) -> Vec<PathBuf>));
-    Charge { files: watched.paths(), ending, connects, folders: Some(Vec::new()) }
+    let sockets = forwarder::hypervisor(cli).into_iter().collect();
+    let connects = watched.tunnels().map(|file| (file, sockets_of as Named));
+    Charge { files: watched.paths(), ending, connects, folders: Some(Vec::new()), sockets }
 }
 
 /// The Unix sockets that are made here.

@@ -6,7 +6,8 @@ use std::net::TcpStream;
 
 /// Makes the attempts, on a thread like any other of the process, and reports each on stderr.
 pub fn all(attempts: &[String]) {
-    for attempt in attempts.to_owned() {
+    for attempt in attempts {
+        let attempt = attempt.clone();
         let thread = std::thread::spawn(move || {
             let outcome = match attempt_one(&attempt) {
                 Ok(()) => "done".to_owned(),

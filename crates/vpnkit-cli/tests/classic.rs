@@ -9,8 +9,8 @@ use std::time::Duration;
 
 const VPNKIT: &str = env!("CARGO_BIN_EXE_vpnkit");
 
-/// Docker Desktop's command line (moby/vpnkit#482), without --vsock-path, which takes --sandbox=no.
-const DOCKER_DESKTOP: &str = "--ethernet fd:3 --port vpnkit.port.sock --port hyperkit://:62373/./vms/0 --diagnostics fd:4 --pcap fd:5 \
+/// Docker Desktop's command line (moby/vpnkit#482).
+const DOCKER_DESKTOP: &str = "--ethernet fd:3 --port vpnkit.port.sock --port hyperkit://:62373/./vms/0 --diagnostics fd:4 --pcap fd:5 --vsock-path vms/0/connect \
     --host-names host.docker.internal,docker.for.mac.host.internal,docker.for.mac.localhost \
     --gateway-names gateway.docker.internal,docker.for.mac.gateway.internal,docker.for.mac.http.internal \
     --vm-names docker-for-desktop --listen-backlog 32 --mtu 1500 --allowed-bind-addresses 0.0.0.0 \

@@ -75,11 +75,11 @@ fn a_sandboxed_network_exposes_ports_over_9p() {
 }
 
 #[test]
-fn forwards_go_through_the_socket_of_a_hypervisor() {
+fn a_sandboxed_network_forwards_through_the_socket_of_a_hypervisor() {
     let folder = tempfile::tempdir().unwrap();
     let machine = UnixListener::bind(folder.path().join("connect")).unwrap();
     let path = folder.path().join("connect").display().to_string();
-    let _vpnkit = Vpnkit::start(folder.path(), &["--sandbox=no", "--vsock-path", &path]);
+    let _vpnkit = Vpnkit::start(folder.path(), &["--vsock-path", &path]);
     let (_connection, answer) = expose(folder.path(), "tcp:127.0.0.1:0:tcp:192.168.65.3:80");
     let _client = TcpStream::connect(("127.0.0.1", host_port(&answer))).unwrap();
     let (socket, _) = machine.accept().unwrap();
@@ -100,8 +100,7 @@ fn forwards_go_through_the_socket_of_a_hypervisor() {
 fn what_cannot_be_is_one_line_and_code_2() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, expected) in [
-        (&["--vsock-path", "/nowhere"][..], "add --sandbox=no"),
-        (&["--port", "gopher://x"], "--port gopher://x"),
+        (&["--port", "gopher://x"][..], "--port gopher://x"),
         (&["--port", "/not/there/port"], "--port unix:///not/there/port"),
     ] {
         let mut command = Command::new(VPNKIT);

@@ -97,7 +97,7 @@ fn connections_are_what_is_left() {
     let folder = tempfile::tempdir().unwrap();
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let attempt = format!("tcp={}", server.local_addr().unwrap());
-    let mut trying = Trying::start(folder.path(), &[attempt.clone()]);
+    let mut trying = Trying::start(folder.path(), std::slice::from_ref(&attempt));
     assert_eq!(trying.outcome(), format!("vpnkit: tried {attempt}: done"));
 }
 

@@ -37,6 +37,47 @@ pub enum ExposeError {
     TooMany,
 }
 
+impl ExposeError {
+    /// The error with its causes, in one line; where Docker has words for it, which it shows its users and some of them
+    /// look for, in those.
+    ///
+    /// Spec: moby/vpnkit, `src/hostnet/forward.ml`.
+    pub fn shown(&self) -> String {
+        let listen = |protocol: Protocol, bind: SocketAddr, why: &str| {
+            let call = if protocol == Protocol::Udp { "udp" } else { "tcp" };
+            format!("listen {call} {bind}: bind: {why}")
+        };
+        match self {
+            Self::Taken { bind, .. } | Self::Forward(ForwardError::InUse { bind, .. }) => {
+                already_allocated(*bind)
+            }
+            Self::Forward(ForwardError::NotLocal { protocol, bind }) => {
+                listen(*protocol, *bind, "cannot assign requested address")
+            }
+            Self::Forward(ForwardError::Denied { protocol, bind }) => {
+                listen(*protocol, *bind, "permission denied")
+            }
+            other => with_causes(other),
+        }
+    }
+}
+
+/// Docker's words for a port that leads elsewhere already.
+pub fn already_allocated(bind: SocketAddr) -> String {
+    format!("Bind for {bind} failed: port is already allocated")
+}
+
+/// An error and what caused it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line = format!("{line}: {cause}");
+        source = cause.source();
+    }
+    line
+}
+
 /// A port that is exposed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {

@@ -130,7 +130,12 @@ fn what_a_client_gets_wrong_is_said_to_it() {
     let good = json!({"proto": "tcp", "out_ip": "127.0.0.1", "out_port": port, "in_ip": "192.168.65.3",
         "in_port": 80});
     let cases = [
-        ("out_port", json!(port), "is already in use"),
+        ("out_port", json!(port), &*format!("Bind for 127.0.0.1:{port} failed: port is already allocated")),
+        (
+            "out_ip",
+            json!("192.0.2.1"),
+            &*format!("listen tcp 192.0.2.1:{port}: bind: cannot assign requested address"),
+        ),
         ("proto", json!("sctp"), "neither tcp nor udp"),
         ("in_ip", json!("harbour"), "not an address"),
         ("in_ip", json!("::1"), "not an address that a guest of"),

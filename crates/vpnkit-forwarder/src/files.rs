@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p9p::Errno;
 use p9p::filesystem::{Answer, Attach, Filesystem, Node};
-use vpnkit::{Forward, ForwardError, Protocol};
-use vpnkit_control::{ExposeError, Exposed, Spec};
+use vpnkit::Forward;
+use vpnkit_control::{Exposed, Spec, exposed};
 
 use self::node::{Place, PortNode};
 
@@ -159,36 +159,15 @@ impl Shared {
         let Spec(forward) =
             text.trim().parse().map_err(|error: vpnkit_control::SpecError| error.to_string())?;
         // To expose a port twice is no error elsewhere, but here each is hidden by who exposed it.
-        let taken = |port: &vpnkit_control::exposed::Port| {
-            port.asked.protocol == forward.protocol && port.local == forward.bind
-        };
+        let taken =
+            |port: &exposed::Port| port.asked.protocol == forward.protocol && port.local == forward.bind;
         if self.exposed.list().iter().any(taken) {
-            return Err(already_allocated(&forward));
+            return Err(exposed::already_allocated(forward.bind));
         }
         match self.exposed.expose(forward, "") {
             Ok(local) => Ok(Forward { bind: local, ..forward }),
-            Err(error) => Err(refusal(&forward, &error)),
+            Err(error) => Err(error.shown()),
         }
-    }
-}
-
-fn already_allocated(forward: &Forward) -> String {
-    format!("Bind for {} failed: port is already allocated", forward.bind)
-}
-
-/// In the words that Docker shows its users, and that some of them look for.
-fn refusal(forward: &Forward, error: &ExposeError) -> String {
-    let listen = |why: &str| {
-        let call = if forward.protocol == Protocol::Udp { "udp" } else { "tcp" };
-        format!("listen {call} {}: bind: {why}", forward.bind)
-    };
-    match error {
-        ExposeError::Taken { .. } | ExposeError::Forward(ForwardError::InUse { .. }) => {
-            already_allocated(forward)
-        }
-        ExposeError::Forward(ForwardError::NotLocal { .. }) => listen("cannot assign requested address"),
-        ExposeError::Forward(ForwardError::Denied { .. }) => listen("permission denied"),
-        other => other.to_string(),
     }
 }
 

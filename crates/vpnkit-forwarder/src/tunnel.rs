@@ -10,7 +10,7 @@ mod run;
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -22,6 +22,9 @@ use vpnkit_control::Network;
 
 /// Context id and port of the forwarder, as a hypervisor's socket wants them said.
 pub const GREETING: &[u8] = b"00000003.0000f3a5\n";
+
+/// How the hypervisor's socket is connected to: a confined process has it done for it.
+pub type Connect = Box<dyn Fn() -> std::io::Result<UnixStream> + Send>;
 
 /// A network whose forwards go through a hypervisor's socket; all else is the inner network's.
 pub struct Tunnel {
@@ -43,14 +46,14 @@ enum Order {
 }
 
 impl Tunnel {
-    /// Forwards through the socket at `path`, to which `GREETING` is said; nothing is connected yet.
+    /// Forwards through the socket that `connect` gives, to which `GREETING` is said; nothing is connected yet.
     ///
     /// # Errors
     /// When the host has no descriptors or threads left.
-    pub fn start(inner: Arc<dyn Network>, path: PathBuf) -> std::io::Result<Self> {
+    pub fn start(inner: Arc<dyn Network>, connect: Connect) -> std::io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (orders, received): (_, Receiver<Order>) = mpsc::channel();
-        let mut runner = run::Runner::new(path, Arc::clone(&wake), received)?;
+        let mut runner = run::Runner::new(connect, Arc::clone(&wake), received)?;
         let thread = thread::Builder::new().name("port-forwards".into()).spawn(move || runner.run())?;
         Ok(Self { inner, orders, wake, bound: Mutex::default(), thread: Some(thread) })
     }
@@ -77,7 +80,7 @@ fn refused(forward: &Forward, source: std::io::Error) -> ForwardError {
     match source.kind() {
         std::io::ErrorKind::AddrInUse => ForwardError::InUse { protocol, bind },
         std::io::ErrorKind::PermissionDenied => ForwardError::Denied { protocol, bind },
-        std::io::ErrorKind::AddrNotAvailable => ForwardError::NotLocal { bind },
+        std::io::ErrorKind::AddrNotAvailable => ForwardError::NotLocal { protocol, bind },
         _ => ForwardError::Os { protocol, bind, source },
     }
 }

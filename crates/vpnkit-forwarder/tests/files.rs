@@ -27,7 +27,7 @@ impl Network for Listening {
         let (protocol, bind) = (forward.protocol, forward.bind);
         let listener = TcpListener::bind(bind).map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => ForwardError::InUse { protocol, bind },
-            _ => ForwardError::NotLocal { bind },
+            _ => ForwardError::NotLocal { protocol, bind },
         })?;
         let local = listener.local_addr().unwrap();
         self.0.lock().unwrap().insert(local, listener);

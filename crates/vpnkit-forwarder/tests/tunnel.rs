@@ -107,7 +107,8 @@ fn serve(socket: UnixStream, streams: usize, seen: &Seen) {
 const GUEST: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(172, 17, 0, 2), 80));
 
 fn tunnel(path: &Path) -> Tunnel {
-    Tunnel::start(Arc::new(Unused), path.to_owned()).unwrap()
+    let path = path.to_owned();
+    Tunnel::start(Arc::new(Unused), Box::new(move || UnixStream::connect(&path))).unwrap()
 }
 
 fn any(protocol: Protocol) -> Forward {

@@ -177,6 +177,7 @@ fn allowed() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_clone, vec![rule(vec![clone])?]);
     let ours = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(vec![is(0, ours)?])?]);
+    #[allow(clippy::unnecessary_cast, reason = "requests are int in some C libraries")]
     let ioctls = [libc::FIONBIO, libc::FIONREAD].map(|request| rule(vec![is(1, request as u64)?]));
     rules.insert(libc::SYS_ioctl, ioctls.into_iter().collect::<Result<_, _>>()?);
     let options = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];

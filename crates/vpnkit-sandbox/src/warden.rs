@@ -23,6 +23,9 @@ const OWNED_MAX: usize = 1024;
 /// Something that ends: it returns when it has, or errs when that cannot be seen.
 pub type Ending = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
+/// Reads the sockets that a file names out of its text.
+pub type Named = fn(&str) -> Vec<PathBuf>;
+
 /// What the warden is charged with.
 #[derive(Default)]
 pub struct Charge {
@@ -32,8 +35,10 @@ pub struct Charge {
     pub ending: Option<Ending>,
     /// Folders that sockets may be bound in; `None` is any.
     pub folders: Option<Vec<PathBuf>>,
-    /// The file, by number, that names sockets which may be connected to, and how to read it.
-    pub connects: Option<(usize, fn(&str) -> Vec<PathBuf>)>,
+    /// Sockets that may be connected to.
+    pub sockets: Vec<PathBuf>,
+    /// The file, by number, that names more of them, and how to read it.
+    pub connects: Option<(usize, Named)>,
 }
 
 impl std::fmt::Debug for Charge {
@@ -138,7 +143,7 @@ impl Warden {
         Ok(answer(&asks)?.into())
     }
 
-    /// Connects to a socket that the file for it names.
+    /// Connects to a socket that it is charged with, or that the file for it names.
     ///
     /// # Errors
     /// As connect(2); permission denied for others.
@@ -170,9 +175,11 @@ fn answer(mut asks: &UnixStream) -> io::Result<OwnedFd> {
     Err(io::Error::from_raw_os_error(i32::from_le_bytes(code)))
 }
 
-impl Events {
+impl Iterator for Events {
+    type Item = Event;
+
     /// Waits for the next event; `None` when the warden is gone.
-    pub fn next(&mut self) -> Option<Event> {
+    fn next(&mut self) -> Option<Event> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).ok()?;
         let [kind, rest @ ..] = head;
@@ -209,6 +216,8 @@ struct Office {
     owned: Vec<(PathBuf, (u64, u64))>,
     sealed: bool,
     folders: Option<Vec<PathBuf>>,
+    sockets: Vec<PathBuf>,
+    /// Those that the file names now.
     connects: std::sync::Arc<Mutex<Vec<PathBuf>>>,
 }
 
@@ -243,7 +252,8 @@ fn serve(charge: Charge, mut asked: UnixStream, telling: UnixStream) {
         }
     });
     let folders = charge.folders.map(|folders| folders.iter().map(|folder| absolute(folder)).collect());
-    let mut office = Office { owned: Vec::new(), sealed: false, folders, connects };
+    let (owned, sockets) = (Vec::new(), charge.sockets);
+    let mut office = Office { owned, sealed: false, folders, sockets, connects };
     while office.take(&mut asked).is_ok() {}
     for (path, identity) in office.owned {
         // Another program may have made its own there since.
@@ -309,7 +319,7 @@ impl Office {
 
     fn connect(&self, path: &Path) -> io::Result<UnixStream> {
         let known = self.connects.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.iter().any(|known| known == path) {
+        if !self.sockets.iter().chain(known.iter()).any(|known| known == path) {
             return Err(io::Error::from_raw_os_error(libc::EACCES));
         }
         drop(known);

@@ -149,7 +149,7 @@ pub enum ForwardError {
     #[error("{protocol} {bind} needs a privilege that this process does not have")]
     Denied { protocol: Protocol, bind: SocketAddr },
     #[error("{0} is not an address of the host", bind.ip())]
-    NotLocal { bind: SocketAddr },
+    NotLocal { protocol: Protocol, bind: SocketAddr },
     #[error("{guest} is not an address that a guest of {network} can have")]
     NotGuest { guest: SocketAddr, network: String },
     #[error("{protocol} {bind} cannot be bound")]
@@ -167,7 +167,7 @@ impl ForwardError {
         match source.kind() {
             io::ErrorKind::AddrInUse => ForwardError::InUse { protocol, bind },
             io::ErrorKind::PermissionDenied => ForwardError::Denied { protocol, bind },
-            io::ErrorKind::AddrNotAvailable => ForwardError::NotLocal { bind },
+            io::ErrorKind::AddrNotAvailable => ForwardError::NotLocal { protocol, bind },
             _ => ForwardError::Os { protocol, bind, source },
         }
     }

@@ -200,19 +200,8 @@ impl Refusal {
     }
 
     fn of(error: &ExposeError) -> Self {
-        Self::bad(with_source(error))
+        Self::bad(error.shown())
     }
-}
-
-/// An error and what caused it, in one line.
-fn with_source(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line = format!("{line}: {cause}");
-        source = cause.source();
-    }
-    line
 }
 
 impl IntoResponse for Refusal {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
@@ -43,7 +42,7 @@ struct Udp {
 
 /// All sockets of a tunnel.
 pub(super) struct Runner {
-    path: PathBuf,
+    connect: super::Connect,
     wake: Arc<OwnedFd>,
     orders: Receiver<Order>,
     link: Option<Link>,
@@ -63,9 +62,13 @@ enum Waited {
 }
 
 impl Runner {
-    pub fn new(path: PathBuf, wake: Arc<OwnedFd>, orders: Receiver<Order>) -> std::io::Result<Self> {
+    pub fn new(
+        connect: super::Connect,
+        wake: Arc<OwnedFd>,
+        orders: Receiver<Order>,
+    ) -> std::io::Result<Self> {
         Ok(Self {
-            path,
+            connect,
             wake,
             orders,
             link: None,
@@ -168,7 +171,7 @@ impl Runner {
     /// The connection, made if there is none.
     fn connected(&mut self) -> Option<&mut Link> {
         if self.link.is_none() {
-            let socket = UnixStream::connect(&self.path).ok()?;
+            let socket = (self.connect)().ok()?;
             socket.set_nonblocking(true).ok()?;
             self.link = Some(Link { socket, mux: Multiplexer::new(Side::Host), greeting: GREETING });
         }
