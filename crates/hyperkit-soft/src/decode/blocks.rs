@@ -11,10 +11,9 @@
 //! blocks: a block can drop itself. It then ends after the current instruction, because `limit` is cleared.
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::cpu::CodeSize;
+use crate::decode::lines::{ByAddress, CodeLines, lines};
 use crate::jit::{Jit, Tiers};
 use crate::op::Op;
 
@@ -216,80 +215,6 @@ impl Block {
     }
 }
 
-/// A multiplicative hash, good enough for addresses.
-#[derive(Debug, Default)]
-pub struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.write_u64(value as u64);
-    }
-}
-
-/// A map from addresses, and from what is made of them.
-pub type ByAddress<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
-
-/// What is decoded of one page of RAM.
-#[derive(Debug, Default)]
-struct CodeLines {
-    /// Which 64-byte lines hold code.
-    lines: u64,
-    blocks: Vec<CodeBlock>,
-}
-
-/// A block of which a part lies on a page.
-#[derive(Debug, Clone, Copy)]
-struct CodeBlock {
-    key: Key,
-    /// First and last byte of the part, as offsets in the page.
-    first: u16,
-    last: u16,
-}
-
-impl CodeBlock {
-    fn overlaps(&self, first: u64, last: u64) -> bool {
-        u64::from(self.first) <= last && first <= u64::from(self.last)
-    }
-}
-
-impl CodeLines {
-    fn insert(&mut self, key: Key, span: &Span) {
-        self.lines |= lines(span.first, span.last);
-        self.blocks.push(CodeBlock { key, first: span.first as u16, last: span.last as u16 });
-    }
-
-    /// Takes out the blocks that `is_hit` chooses; their keys.
-    fn take(&mut self, is_hit: impl Fn(&CodeBlock) -> bool) -> Vec<Key> {
-        let mut taken = Vec::new();
-        self.lines = 0;
-        self.blocks.retain(|block| {
-            let hit = is_hit(block);
-            if hit {
-                taken.push(block.key);
-            } else {
-                self.lines |= lines(block.first.into(), block.last.into());
-            }
-            !hit
-        });
-        taken
-    }
-}
-
 /// The block cache of one vCPU.
 #[derive(Debug)]
 pub struct Blocks {
@@ -340,12 +265,6 @@ impl Default for Blocks {
 
 fn jump_slot(linear: u64) -> usize {
     (linear ^ (linear >> 12)) as usize & (JUMPS - 1)
-}
-
-/// The 64-byte lines that bytes `first..=last` of a page touch.
-fn lines(first: u64, last: u64) -> u64 {
-    let (first, last) = (first / 64, (last / 64).min(63));
-    if first > last { 0 } else { (u64::MAX >> (63 - (last - first))) << first }
 }
 
 impl Blocks {

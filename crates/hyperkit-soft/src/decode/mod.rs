@@ -2,6 +2,7 @@
 
 pub mod blocks;
 pub mod build;
+pub mod lines;
 pub mod operand;
 #[cfg(test)]
 mod tests;

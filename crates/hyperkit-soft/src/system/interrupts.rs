@@ -8,7 +8,7 @@ use hyperkit_hv::{CpuModel, Exit, Tsc, X86State};
 
 use crate::attention::{Attention, want};
 use crate::cpu::{Cpu, seg};
-use crate::decode::blocks::ByAddress;
+use crate::decode::lines::ByAddress;
 use crate::flags::bit;
 use crate::system::Next;
 use crate::system::clock::{duration, host_ticks};

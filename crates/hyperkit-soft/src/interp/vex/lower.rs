@@ -73,7 +73,8 @@ fn offered(instruction: &Instruction) -> bool {
 
 /// What is the same for all instructions of a shape. Shapes are as few as stubs, and kept as long.
 fn shape(instruction: &Instruction) -> Option<&'static Shape> {
-    static KNOWN: Mutex<BTreeMap<(Code, bool, u8), Option<&'static Shape>>> = Mutex::new(BTreeMap::new());
+    type Known = BTreeMap<(Code, bool, u8), Option<&'static Shape>>;
+    static KNOWN: Mutex<Known> = Mutex::new(Known::new());
     // Registers are replaced in a stub, and memory is in its frame: nothing else is left of an instruction.
     let kinds = || (0..instruction.op_count()).map(|n| instruction.op_kind(n));
     let constant = if kinds().any(|kind| kind == OpKind::Immediate8) { instruction.immediate8() } else { 0 };

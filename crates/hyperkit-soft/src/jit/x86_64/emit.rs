@@ -351,6 +351,13 @@ impl Emit<'_> {
         }
     }
 
+    fn rare_miss(&mut self, site: u32, rsp: i32) {
+        let from = second_entry(&mut self.asm);
+        self.asm.land(from);
+        let back = self.asm.here();
+        self.rare(ColdKind::Slow { single: None, site, recipe: None, rsp, flags_in_host: false, back });
+    }
+
     fn rare(&mut self, kind: ColdKind) {
         let stubs = self.state.stubs;
         match kind {
@@ -376,19 +383,7 @@ impl Emit<'_> {
                     self.resumes.push((site, back));
                 }
             }
-            ColdKind::Missed { site, rsp } => {
-                let from = second_entry(&mut self.asm);
-                self.asm.land(from);
-                let back = self.asm.here();
-                self.rare(ColdKind::Slow {
-                    single: None,
-                    site,
-                    recipe: None,
-                    rsp,
-                    flags_in_host: false,
-                    back,
-                });
-            }
+            ColdKind::Missed { site, rsp } => self.rare_miss(site, rsp),
             ColdKind::Due { site } => {
                 self.asm.mov_imm32(host::R14, site);
                 self.asm.jmp(stubs.look);

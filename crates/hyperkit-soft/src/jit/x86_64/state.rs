@@ -5,7 +5,8 @@ use super::frame::SHARES;
 use super::helpers::{BUDGET, Site};
 use super::lookup::JumpTable;
 use super::stubs::{self, Stubs};
-use crate::decode::blocks::{ByAddress, Key, SPACES};
+use crate::decode::blocks::{Key, SPACES};
+use crate::decode::lines::ByAddress;
 use crate::jit::buffer::CodeBuffer;
 
 /// Bytes of code memory.
