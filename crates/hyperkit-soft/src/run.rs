@@ -130,7 +130,7 @@ fn burst(cpu: &mut Cpu) -> Outcome {
         // SAFETY: blocks are freed by `bury` only, which `step` calls between bursts and which changes the contexts:
         // what `find_link`, `linked` and `find_jump` give is allocated.
         let current = unsafe { &*found.block };
-        let code = if cpu.blocks.jit.is_on() { translation(cpu, current) } else { None };
+        let code = if cpu.blocks.jit.is_on() && found.holds() { translation(cpu, current) } else { None };
         let Some(code) = code else {
             from = None;
             match pass(cpu, current) {
@@ -219,10 +219,10 @@ fn find_link(cpu: &mut Cpu, linear: u64) -> Result<Link, Outcome> {
     }
     let (block, global) = cpu.block_at_rip().map_err(|_| Outcome::Fault(cpu.rip))?;
     // SAFETY: what `block_at_rip` gives is allocated.
-    if unsafe { &*block }.is_dead() {
-        return Ok(Link::once(block));
+    match global {
+        Some(global) if !unsafe { &*block }.is_dead() => Ok(cpu.blocks.keep_jump(linear, block, global)),
+        _ => Ok(Link::once(block)),
     }
-    Ok(cpu.blocks.keep_jump(linear, block, global))
 }
 
 /// Executes one block from its first op.

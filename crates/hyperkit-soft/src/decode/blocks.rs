@@ -100,6 +100,12 @@ impl Link {
         Link { block, ..NO_LINK }
     }
 
+    /// Whether the way to the block may be noted, for as long as it holds.
+    #[inline(always)]
+    pub fn holds(&self) -> bool {
+        self.context != NO_LINK.context
+    }
+
     /// Whether the block was found through a global translation.
     #[inline(always)]
     pub fn is_global(&self) -> bool {

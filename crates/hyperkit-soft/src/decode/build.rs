@@ -34,25 +34,30 @@ impl Cpu {
         self.rip.wrapping_add(self.seg_base[seg::CS])
     }
 
-    /// The block at [`Cpu::rip`], decoded if it is not cached, and whether the translation that it was found through
-    /// is global. It is dead, to be executed once, while other processors may write to its page without a note.
-    pub fn block_at_rip(&mut self) -> Result<(*const Block, bool), Trap> {
+    /// The block at [`Cpu::rip`], decoded if it is not cached, and whether the translations that it was found through
+    /// are global; `None` if only one of two is. It is dead, to be executed once, while other processors may write to its
+    /// page without a note.
+    pub fn block_at_rip(&mut self) -> Result<(*const Block, Option<bool>), Trap> {
         let linear = self.checked_linear()?;
         let page = self.fetch_page(linear)?;
         let key = Key::new(page.phys | linear & 0xfff, self.code_size);
         if let Some(block) = self.blocks.find(key, linear) {
             match block.second_phys {
-                None => return Ok((block, page.global)),
+                None => return Ok((block, Some(page.global))),
                 Some(phys) => {
                     let block = &raw const *block;
-                    if self.fetch_page(self.page_after_code(linear))?.phys == phys {
-                        return Ok((block, false));
+                    let next = self.fetch_page(self.page_after_code(linear))?;
+                    if next.phys == phys {
+                        return Ok((block, both(page, next)));
                     }
                 }
             }
         }
         let (parts, keep) = self.decode(linear, page, OPS_MAX)?;
-        let global = page.global && parts.second_phys.is_none();
+        let global = match parts.second_phys {
+            None => Some(page.global),
+            Some(_) => both(page, self.fetch_page(self.page_after_code(linear))?),
+        };
         let block = Block::new(key, parts);
         Ok((if keep { self.blocks.insert(block) } else { self.blocks.lend(block) }, global))
     }
@@ -114,6 +119,11 @@ impl Cpu {
         ];
         Ok((parts(run, spans, Some(next.phys)), keep))
     }
+}
+
+/// Whether what depends on the translations of two pages is global, if they are of one kind.
+fn both(page: CodePage, next: CodePage) -> Option<bool> {
+    (page.global == next.global).then_some(page.global)
 }
 
 fn parts(run: Run, spans: Vec<Span>, second_phys: Option<u64>) -> Parts {
