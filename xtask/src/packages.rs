@@ -18,6 +18,8 @@ pub const TEST: &[Wanted] = &[
     ("fusermount3", "fuse3"),
     ("git", "git"),
     ("make", "make"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
     ("ip", "iproute2"),
     ("python3", "python3-minimal"),
     ("gcc", "gcc"),

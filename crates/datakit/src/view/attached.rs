@@ -58,6 +58,13 @@ impl Leased {
         let made = || OpenTransaction::new(attached, transaction, true);
         Arc::clone(open.entry(name.clone()).or_insert_with(made))
     }
+
+    /// The number of its directory, if somebody used it.
+    pub fn number(&self, name: &LeaseName) -> Option<u64> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = open.get(name).filter(|open| open.transaction.is_open())?;
+        Some(open.directory_number())
+    }
 }
 
 impl Attached {

@@ -16,7 +16,7 @@ use super::item::{self, Change, Found, Item, ItemStat, Kind, LIVE_DIRECTORY};
 use super::listing::{Names, OpenDirectory};
 use super::snapshot::diff_directory;
 use super::text::{CommandFile, Shown};
-use super::transaction::{OpenTransaction, TransactionDirectory};
+use super::transaction::OpenTransaction;
 use super::tree::{Root, TreeItem};
 use super::watch::{WatchDirectory, branch_stream};
 use super::work::transaction_failed;
@@ -262,18 +262,17 @@ impl Item for Transactions {
 
     fn find(&self, name: &[u8]) -> Answer<Found> {
         match self.with(|open| open.get(name).cloned()) {
-            Some(open) => Found::new(TransactionDirectory(open)),
+            Some(open) => Ok(open.found()),
             None => item::no_entry(),
         }
     }
 
     fn open(&self, _flags: OpenFlags, number: u64) -> Answer<Arc<dyn OpenFile>> {
-        let names: Vec<Vec<u8>> = self.with(|open| open.keys().cloned().collect());
-        let entry = |name: Vec<u8>| {
-            let number = self.attached.entry_number(number, &name);
-            (name, Kind::Directory, number)
+        let entry = |(name, open): (&Vec<u8>, &Arc<OpenTransaction>)| {
+            (name.clone(), Kind::Directory, open.directory_number())
         };
-        Ok(OpenDirectory::open(Names(names.into_iter().map(entry).collect()), number))
+        let names = self.with(|open| open.iter().map(entry).collect());
+        Ok(OpenDirectory::open(Names(names), number))
     }
 
     fn change(&self, change: &Change<'_>) -> Answer<()> {
@@ -353,12 +352,14 @@ impl Item for Leases {
             return item::no_entry();
         }
         let transaction = self.attached.store.resume(&name).map_err(|error| lease_failed(&error))?;
-        Found::new(TransactionDirectory(self.attached.leased.open(&self.attached, &name, transaction)))
+        Ok(self.attached.leased.open(&self.attached, &name, transaction).found())
     }
 
     fn open(&self, _flags: OpenFlags, number: u64) -> Answer<Arc<dyn OpenFile>> {
         let entry = |name: LeaseName| {
-            let number = self.attached.entry_number(number, name.as_bstr());
+            // Not resumed for being listed, which would prolong it: so one that nobody used yet has no number of its own.
+            let known = self.attached.leased.number(&name);
+            let number = known.unwrap_or_else(|| self.attached.entry_number(number, name.as_bstr()));
             (name.as_bstr().to_vec(), Kind::Directory, number)
         };
         let leased = self.attached.store.leased(&self.branch);

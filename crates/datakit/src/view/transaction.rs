@@ -85,6 +85,18 @@ impl OpenTransaction {
         self.attached.entry_number(self.serial, &node.0.to_ne_bytes())
     }
 
+    /// The number of the directory: another's of the same name, made later, is another directory.
+    pub fn directory_number(&self) -> u64 {
+        // No node's number and no name is spelled so.
+        self.attached.entry_number(self.serial, b"/directory")
+    }
+
+    /// The directory, as whoever looks for its name finds it.
+    pub fn found(self: Arc<Self>) -> Found {
+        let number = self.directory_number();
+        Found { item: Arc::new(TransactionDirectory(self)), number: Some(number) }
+    }
+
     fn show_parents(&self) {
         let lines: String = self.transaction.parents().iter().map(|parent| format!("{parent}\n")).collect();
         *lock(&self.parents) = lines.into_bytes();
@@ -201,7 +213,7 @@ impl OpenTransaction {
 }
 
 /// A transaction's directory.
-pub(crate) struct TransactionDirectory(pub Arc<OpenTransaction>);
+struct TransactionDirectory(Arc<OpenTransaction>);
 
 impl TransactionDirectory {
     fn files(&self) -> Answer<Fixed> {

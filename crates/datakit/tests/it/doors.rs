@@ -55,13 +55,13 @@ pub struct World {
     _service: Service,
     pub repository: PathBuf,
     pub server: Option<(Server, Address)>,
-    _mount: Option<FuseMount>,
+    mount: Option<FuseMount>,
     _folder: TempDir,
 }
 
 /// Runs a test through every door, each in a world of its own. Without FUSE, that door says SKIP.
 pub fn through_all(test: impl Fn(&World)) {
-    for dialect in [Dialect::Linux, Dialect::Unix] {
+    for dialect in Dialect::ALL {
         test(&by_9p(dialect));
     }
     if let Some(world) = by_fuse() {
@@ -81,14 +81,18 @@ pub fn by_9p(dialect: Dialect) -> World {
     let (service, repository, folder) = served();
     let server = Server::start(Arc::new(service.clone()), ServerOptions::default()).unwrap();
     let at = server.listen(&Address::Tcp { host: "127.0.0.1".into(), port: 0 }).unwrap();
-    let name = if dialect == Dialect::Linux { "9P2000.L" } else { "9P2000.u" };
+    let name = match dialect {
+        Dialect::Linux => "9P2000.L",
+        Dialect::Unix => "9P2000.u",
+        Dialect::Plan9 => "9P2000",
+    };
     World {
         door: connect(&at, dialect),
         name,
         _service: service,
         repository,
         server: Some((server, at)),
-        _mount: None,
+        mount: None,
         _folder: folder,
     }
 }
@@ -120,7 +124,7 @@ pub fn by_fuse() -> Option<World> {
         _service: service,
         repository,
         server: None,
-        _mount: Some(mount),
+        mount: Some(mount),
         _folder: folder,
     })
 }
@@ -130,8 +134,34 @@ struct NineP {
     root: Fid,
 }
 
+/// What DataKit says where it does not say what strerror(3) does. 9P2000 has no numbers, so there only the words tell.
+const WORDS: &[(&str, Errno)] = &[
+    ("Is not a directory", Errno::ENOTDIR),
+    ("Read-only file", Errno::EROFS),
+    ("Directory is read-only", Errno::EROFS),
+    ("Can only contain directories", Errno::EPERM),
+    ("Can't chmod special file", Errno::EPERM),
+    ("Already exists", Errno::EEXIST),
+    ("Merge conflict: ", Errno::EBUSY),
+    ("conflicts file is not empty: ", Errno::EBUSY),
+    ("not-fast-forward: ", Errno::EBUSY),
+    ("Unknown command ", Errno::EINVAL),
+    ("invalid-hash ", Errno::EINVAL),
+    ("Attempt to seek in stream", Errno(29)),
+    (" is missing", Errno::ENOENT),
+    (" is not error, warning, info or debug", Errno::EINVAL),
+    (" is not binary, text, union or ours", Errno::EINVAL),
+    (" cannot be the name of a file in git", Errno::EPERM),
+];
+
 fn refused(error: ClientError) -> u32 {
-    error.errno().unwrap_or(Errno::EIO).0
+    let by_words = |text: &str| WORDS.iter().find(|(words, _)| text.contains(words));
+    match error {
+        ClientError::RefusedWithText { errno: Errno::EIO, text } => {
+            by_words(&text).map_or(Errno::EIO, |(_, errno)| *errno).0
+        }
+        error => error.errno().unwrap_or(Errno::EIO).0,
+    }
 }
 
 impl NineP {
@@ -313,6 +343,21 @@ impl Door for Fuse {
 }
 
 impl World {
+    /// 9P2000 has no symbolic links.
+    pub fn has_links(&self) -> bool {
+        self.name != "9P2000"
+    }
+
+    /// 9P2000 and 9P2000.u rename within a directory only.
+    pub fn renames_across(&self) -> bool {
+        !matches!(self.name, "9P2000" | "9P2000.u")
+    }
+
+    /// Keeps a directory open, where a kernel knows it.
+    pub fn hold(&self, path: &str) -> Option<fs::File> {
+        self.mount.as_ref().map(|mount| fs::File::open(mount.path().join(path)).unwrap())
+    }
+
     pub fn text(&self, path: &str) -> String {
         let read = self.door.read(path);
         String::from_utf8(read.unwrap_or_else(|errno| panic!("{}: {path}: errno {errno}", self.name)))

@@ -4,5 +4,6 @@
 mod branches;
 mod doors;
 mod peers;
+mod remotes;
 mod streams;
 mod transactions;
