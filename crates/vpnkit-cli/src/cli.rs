@@ -101,6 +101,9 @@ pub struct Cli {
     /// The only addresses of the host that ports may be bound to; 0.0.0.0 is any
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub allowed_bind_addresses: Vec<IpAddr>,
+    /// Folder that Unix sockets may be exposed in, through --control
+    #[arg(long, value_name = "FOLDER", requires = "control")]
+    pub forward_sockets: Vec<PathBuf>,
     /// Keep the last frames, of so many mebibytes, for /capture/ring
     #[arg(long, value_name = "MIB", default_value_t = 0, requires = "control",
         value_parser = clap::value_parser!(u16).range(0..=1024))]

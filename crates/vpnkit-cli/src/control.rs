@@ -1,13 +1,15 @@
 //! The control socket, and the ports that are exposed from the start.
 
+use std::io;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 
 use ethlink::Address;
 use vpnkit::Link;
 use vpnkit_capture::Recorder;
 use vpnkit_control::{
-    Api, CapturedLink, ExposeError, Exposed, Listening, Network, Offer, Server, diagnostics,
+    Api, CapturedLink, ExposeError, Exposed, Listening, Network, Offer, Paths, Places, Server, diagnostics,
 };
 use vpnkit_sandbox::Warden;
 
@@ -91,6 +93,43 @@ impl Offers {
             diagnostics::serve(listener, offer).map_err(|error| Failure::of(&error))?;
         }
         Ok(())
+    }
+}
+
+/// The process outside makes sockets, in the folders that it was started with.
+struct Outside(Arc<Warden>);
+
+impl Places for Outside {
+    fn bind(&self, path: &Path) -> io::Result<UnixListener> {
+        self.0.bind(path).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                io::Error::new(error.kind(), "it is in no folder of --forward-sockets that may be written")
+            }
+            _ => error,
+        })
+    }
+
+    fn remove(&self, path: &Path) {
+        // Without the process outside it stays behind.
+        let _ = self.0.remove(path);
+    }
+}
+
+/// The Unix sockets that may be exposed, if any.
+pub fn paths(cli: &Cli, network: Arc<dyn Network>, warden: &Arc<Warden>) -> Option<Arc<Paths>> {
+    if cli.forward_sockets.is_empty() {
+        return None;
+    }
+    Some(Arc::new(Paths::new(network, Box::new(Outside(Arc::clone(warden))))))
+}
+
+/// Errs for a folder of `--forward-sockets` that is none.
+pub fn check_folders(cli: &Cli) -> Result<(), Failure> {
+    match cli.forward_sockets.iter().find(|folder| !folder.is_dir()) {
+        Some(folder) => {
+            Err(Failure::usage(format!("--forward-sockets {}: it is not a folder", folder.display())))
+        }
+        None => Ok(()),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::watched::Watched;
 /// Serves a network until it is told to stop, or what it serves is gone.
 pub fn serve(cli: &Cli) -> Result<(), Failure> {
     cli.classic.refuse()?;
+    control::check_folders(cli)?;
     raise_open_files();
     let mut config = cli.config()?;
     let watched = Watched::of(cli);
@@ -52,6 +53,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     watched.apply_all(texts, &engine, &detours);
     let api = Api {
         exposed: control::expose(cli, Arc::clone(&engine) as Arc<dyn Network>, &warden)?,
+        paths: control::paths(cli, Arc::clone(&engine) as Arc<dyn Network>, &warden),
         recorder,
         status: Arc::new(crate::status::of(sandbox.as_ref())),
         proxy: detours.has_proxy().then(|| Arc::clone(&detours) as Arc<dyn Settings>),
@@ -88,7 +90,7 @@ fn charge(cli: &Cli, watched: &Watched) -> Charge {
     });
     let sockets = forwarder::hypervisor(cli).into_iter().collect();
     let connects = watched.tunnels().map(|file| (file, sockets_of as Named));
-    Charge { files: watched.paths(), ending, connects, folders: Some(Vec::new()), sockets }
+    Charge { files: watched.paths(), ending, connects, folders: Some(cli.forward_sockets.clone()), sockets }
 }
 
 /// The Unix sockets that are made here.

@@ -162,6 +162,67 @@ fn a_confined_network_forwards_follows_files_and_captures() {
     });
 }
 
+#[test]
+fn a_confined_network_exposes_sockets_in_the_folders_it_was_given() {
+    run("a_confined_network_exposes_sockets_in_the_folders_it_was_given", |guest| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::create_dir(path("sockets")).unwrap();
+        let (control, sockets) = (path("control"), path("sockets"));
+        let arguments = ["--config-net", "--control", &control, "--forward-sockets", &sockets];
+        let vpnkit = guest.serve(&arguments);
+        let ask = |what: &str, body: &str| {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "--max-time", "20", "-H", "Content-Type: application/json", "--unix-socket"]);
+            curl.arg(&control).args(["-d", body]).arg(format!("http://vpnkit{what}"));
+            String::from_utf8(curl.output().unwrap().stdout).unwrap()
+        };
+        let body = |local: &str| {
+            format!(r#"{{"protocol": "unix", "local": "{local}", "remote": "tcp://192.168.65.3:82"}}"#)
+        };
+        let (expose, unexpose) = ("/services/forwarder/expose", "/services/forwarder/unexpose");
+        for outside in [path("other"), path("sockets/../other"), path("sockets/none/../../other")] {
+            let refused = ask(expose, &body(&outside));
+            assert!(refused.contains("--forward-sockets"), "{outside}: {refused}");
+        }
+        assert!(!folder.path().join("other").exists());
+        let web = path("sockets/web");
+        assert_eq!(ask(expose, &body(&web)), "");
+        assert_eq!(ask(expose, &body(&web)), "", "to say it again is no error");
+
+        let program = "l=socket.create_server((\"\",82));print(\"ready\",flush=True);c,a=l.accept();\
+            d=c.makefile(\"rb\").read();c.sendall(d[::-1]+a[0].encode())";
+        let mut server = guest.python_command(program).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let mut client = std::os::unix::net::UnixStream::connect(&web).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        client.write_all(b"taofa").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "afoat192.168.65.2", "half-closed, and from the host");
+        server.wait().unwrap();
+
+        assert_eq!(ask(unexpose, &body(&web)), "");
+        let gone = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            !Path::new(&web).exists()
+        });
+        assert!(gone, "the socket is still there");
+        assert!(ask(unexpose, &body(&web)).contains("proxy not found"));
+        // One that is exposed goes with the network.
+        assert_eq!(ask(expose, &body(&web)), "");
+        assert!(Path::new(&web).exists());
+        drop(vpnkit);
+        let gone = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            !Path::new(&web).exists()
+        });
+        assert!(gone, "the socket outlives the network");
+    });
+}
+
 /// A lookup of an A record at the gateway, in Python.
 const RESOLVE: &str = "
 def resolve(name):

@@ -3,6 +3,7 @@
 //!
 //! - [`network`]: what is needed of the engine; [`spec`]: forwards as text; [`exposed`]: which ports are forwarded, by
 //!   whom they may be bound, idempotently;
+//! - [`paths`]: Unix sockets that lead to guests;
 //! - [`http`]: the API of VPNKit's Go client (`/forwards/…`), that of gvproxy (`/services/forwarder/…`), Prometheus
 //!   metrics, flows as JSON, and pcapng without end;
 //! - [`captured`]: the link that captures are made at; [`diagnostics`]: what VPNKit gave to who connects.
@@ -14,6 +15,7 @@ pub mod diagnostics;
 pub mod exposed;
 pub mod http;
 pub mod network;
+pub mod paths;
 pub mod spec;
 
 pub use captured::CapturedLink;
@@ -21,4 +23,5 @@ pub use diagnostics::Offer;
 pub use exposed::{ExposeError, Exposed};
 pub use http::{Api, Listening, ServeError, Server, Settings, Zones};
 pub use network::Network;
+pub use paths::{Paths, Places};
 pub use spec::{Spec, SpecError};

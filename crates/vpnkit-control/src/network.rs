@@ -1,6 +1,7 @@
 //! What the control of a network needs of its engine.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use vpnkit::{Counters, Engine, Flows, Forward, ForwardError, MacAddr, Update};
 
@@ -17,6 +18,18 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// When there is none.
     fn unforward(&self, forward: Forward) -> Result<(), ForwardError>;
+
+    /// Whether a guest can have this address.
+    ///
+    /// # Errors
+    /// As [`Engine::check_guest`].
+    fn check_guest(&self, guest: SocketAddr) -> Result<(), ForwardError>;
+
+    /// Leads a connected stream of the host to a guest's port.
+    ///
+    /// # Errors
+    /// As [`Engine::lead`].
+    fn lead(&self, stream: OwnedFd, guest: SocketAddr) -> Result<(), ForwardError>;
 
     /// The flows of this moment.
     fn flows(&self) -> Flows;
@@ -38,6 +51,14 @@ impl Network for Engine {
 
     fn unforward(&self, forward: Forward) -> Result<(), ForwardError> {
         Engine::unforward(self, forward)
+    }
+
+    fn check_guest(&self, guest: SocketAddr) -> Result<(), ForwardError> {
+        Engine::check_guest(self, guest)
+    }
+
+    fn lead(&self, stream: OwnedFd, guest: SocketAddr) -> Result<(), ForwardError> {
+        Engine::lead(self, stream, guest)
     }
 
     fn flows(&self) -> Flows {

@@ -28,6 +28,7 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         let api = Api {
             exposed,
+            paths: None,
             recorder: Arc::clone(&recorder),
             status: Arc::default(),
             proxy: None,
@@ -215,6 +216,7 @@ fn a_socket_is_removed_at_the_end_and_replaced_when_it_was_left() {
         Server::unix(
             Api {
                 exposed,
+                paths: None,
                 recorder: Arc::default(),
                 status: Arc::default(),
                 proxy: None,

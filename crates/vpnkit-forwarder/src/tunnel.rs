@@ -118,6 +118,14 @@ impl Network for Tunnel {
         ended.recv().map_err(|_| ForwardError::Stopped)
     }
 
+    fn check_guest(&self, guest: SocketAddr) -> Result<(), ForwardError> {
+        self.inner.check_guest(guest)
+    }
+
+    fn lead(&self, stream: std::os::fd::OwnedFd, guest: SocketAddr) -> Result<(), ForwardError> {
+        self.inner.lead(stream, guest)
+    }
+
     fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
         self.inner.leases()
     }

@@ -44,6 +44,12 @@ impl Network for Listening {
     fn counters(&self) -> Counters {
         Counters::default()
     }
+    fn check_guest(&self, _guest: SocketAddr) -> Result<(), ForwardError> {
+        unreachable!()
+    }
+    fn lead(&self, _stream: std::os::fd::OwnedFd, _guest: SocketAddr) -> Result<(), ForwardError> {
+        unreachable!()
+    }
     fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
         Vec::new()
     }

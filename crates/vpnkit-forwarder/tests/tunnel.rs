@@ -21,6 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Unused;
 
 impl Network for Unused {
+    fn check_guest(&self, _guest: SocketAddr) -> Result<(), ForwardError> {
+        unreachable!()
+    }
+    fn lead(&self, _stream: std::os::fd::OwnedFd, _guest: SocketAddr) -> Result<(), ForwardError> {
+        unreachable!()
+    }
     fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
         unreachable!()
     }

@@ -67,6 +67,8 @@ enum Ask {
     Seal,
     Bind,
     Connect,
+    /// The socket at this path is to be removed now.
+    Remove,
 }
 
 /// A running warden. Dropping it ends it, when the sockets are removed.
@@ -141,6 +143,14 @@ impl Warden {
     pub fn bind(&self, path: &Path) -> io::Result<UnixListener> {
         let asks = self.ask(Ask::Bind, path)?;
         Ok(answer(&asks)?.into())
+    }
+
+    /// Removes a socket that [`Warden::bind`] made.
+    ///
+    /// # Errors
+    /// When the warden is gone.
+    pub fn remove(&self, path: &Path) -> io::Result<()> {
+        self.ask(Ask::Remove, path).map(drop)
     }
 
     /// Connects to a socket that it is charged with, or that the file for it names.
@@ -280,9 +290,10 @@ impl Office {
             ask if ask == Ask::Own as u8 => self.own(path),
             ask if ask == Ask::Seal as u8 => self.sealed = true,
             ask if ask == Ask::Bind as u8 => {
-                let bound = self.bind(path);
+                let bound = self.bind(&path);
                 reply(asked, bound.as_ref().map(AsFd::as_fd))?;
             }
+            ask if ask == Ask::Remove as u8 => self.remove(&path),
             ask if ask == Ask::Connect as u8 => {
                 let connected = self.connect(&path);
                 reply(asked, connected.as_ref().map(AsFd::as_fd))?;
@@ -298,12 +309,37 @@ impl Office {
         }
     }
 
-    fn bind(&mut self, path: PathBuf) -> io::Result<UnixListener> {
-        let folder = path.parent().and_then(|folder| folder.canonicalize().ok()).unwrap_or_default();
-        let may = |allowed: &PathBuf| allowed.canonicalize().is_ok_and(|allowed| folder.starts_with(allowed));
-        if self.folders.as_ref().is_some_and(|folders| !folders.iter().any(may)) {
-            return Err(io::Error::from_raw_os_error(libc::EACCES));
+    /// The path without links, if sockets may be bound there.
+    fn place(&self, path: &Path) -> io::Result<PathBuf> {
+        let refused = || io::Error::from_raw_os_error(libc::EACCES);
+        // Whether what is above a folder exists is not told either.
+        if path.components().any(|part| part == std::path::Component::ParentDir) {
+            return Err(refused());
         }
+        let (folder, name) = path.parent().zip(path.file_name()).ok_or_else(refused)?;
+        let may = |folder: &Path| {
+            let Some(folders) = &self.folders else { return true };
+            let within =
+                |allowed: &PathBuf| allowed.canonicalize().is_ok_and(|allowed| folder.starts_with(allowed));
+            folders.iter().any(within)
+        };
+        // What is not there is told only where it may be.
+        let folder = folder.canonicalize().map_err(|error| if may(folder) { error } else { refused() })?;
+        if may(&folder) { Ok(folder.join(name)) } else { Err(refused()) }
+    }
+
+    fn remove(&mut self, path: &Path) {
+        let Ok(path) = self.place(path) else { return };
+        if let Some(at) = self.owned.iter().position(|(owned, _)| *owned == path) {
+            let (path, identity) = self.owned.swap_remove(at);
+            if identity_of(&path) == Some(identity) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    fn bind(&mut self, path: &Path) -> io::Result<UnixListener> {
+        let path = self.place(path)?;
         let is_dead =
             UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         if is_dead && identity_of(&path).is_some() {

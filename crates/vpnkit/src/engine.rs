@@ -1,6 +1,7 @@
 //! The handle by which other threads start, question and stop an engine.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -50,9 +51,7 @@ impl Engine {
     /// # Errors
     /// When the address is in use, not the host's, or not allowed to this process; when the guest's is no guest's.
     pub fn forward(&self, forward: Forward) -> Result<SocketAddr, ForwardError> {
-        if !self.network.is_guest(forward.guest.ip()) || forward.guest.port() == 0 {
-            return Err(ForwardError::NotGuest { guest: forward.guest, network: self.network.to_string() });
-        }
+        self.check_guest(forward.guest)?;
         let bound = Bound::new(forward, self.backlog)?;
         let local = bound.local();
         self.ask(|reply| Command::Forward(bound, reply)).ok_or(ForwardError::Stopped)??;
@@ -66,6 +65,31 @@ impl Engine {
     /// When there is no such forward.
     pub fn unforward(&self, forward: Forward) -> Result<(), ForwardError> {
         self.ask(|reply| Command::Unforward(forward, reply)).ok_or(ForwardError::Stopped)?
+    }
+
+    /// Whether a guest can have this address.
+    ///
+    /// # Errors
+    /// When it is outside of the network, or the network's own, or has port 0.
+    pub fn check_guest(&self, guest: SocketAddr) -> Result<(), ForwardError> {
+        if self.network.is_guest(guest.ip()) && guest.port() != 0 {
+            return Ok(());
+        }
+        Err(ForwardError::NotGuest { guest, network: self.network.to_string() })
+    }
+
+    /// Leads a connected stream of the host, of any kind, to a guest's port, as if its peer had connected there. It is
+    /// closed when the guest refuses.
+    ///
+    /// # Errors
+    /// When the address is no guest's; when the engine has stopped.
+    pub fn lead(&self, stream: OwnedFd, guest: SocketAddr) -> Result<(), ForwardError> {
+        self.check_guest(guest)?;
+        // One that cannot be made so would hold everybody up.
+        rustix::io::ioctl_fionbio(&stream, true).map_err(|_| ForwardError::Stopped)?;
+        self.commands.send(Command::Lead(stream, guest)).map_err(|_| ForwardError::Stopped)?;
+        self.waker.wake();
+        Ok(())
     }
 
     /// Returns the flows of this moment; none when it has stopped.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 
 use ::vpnkit::Forward;
 use axum::extract::State;
@@ -10,15 +12,24 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::{Api, Refusal};
+use crate::paths::Paths;
 use crate::spec::protocol;
 
-/// A forward as clients write it: `local` is the host's, `remote` the machine's. No protocol is TCP.
+/// A forward as clients write it: `local` is the host's, `remote` the machine's. No protocol is TCP; with `unix`, `local`
+/// is a path and `remote` is `tcp://IP:PORT`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct WireForward {
     local: String,
     remote: String,
     protocol: String,
+}
+
+/// The protocol of sockets with a path.
+const UNIX: &str = "unix";
+
+fn paths(api: &Api) -> Result<&Arc<Paths>, Refusal> {
+    api.paths.as_ref().ok_or_else(Refusal::no_paths)
 }
 
 pub fn router() -> Router<Api> {
@@ -42,11 +53,21 @@ async fn all(State(api): State<Api>) -> Json<Vec<WireForward>> {
             protocol: port.asked.protocol.to_string(),
         })
         .collect();
+    let paths = api.paths.iter().flat_map(|paths| paths.list());
+    all.extend(paths.map(|(path, guest)| WireForward {
+        local: path.display().to_string(),
+        remote: format!("tcp://{guest}"),
+        protocol: UNIX.to_owned(),
+    }));
     all.sort_by(|left, right| (&left.local, &left.protocol).cmp(&(&right.local, &right.protocol)));
     Json(all)
 }
 
 async fn expose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result<(), Refusal> {
+    if wire.protocol == UNIX {
+        let (paths, guest) = (paths(&api)?, wire.guest_of_path()?);
+        return paths.expose(Path::new(&wire.local), guest).map_err(Refusal::bad);
+    }
     let guest: SocketAddr = wire
         .remote
         .parse()
@@ -58,6 +79,10 @@ async fn expose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result
 
 /// Unlike the other API, this one says when there was nothing to hide.
 async fn unexpose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result<(), Refusal> {
+    if wire.protocol == UNIX {
+        let found = paths(&api)?.unexpose(Path::new(&wire.local));
+        return if found { Ok(()) } else { Err(Refusal::failed("proxy not found")) };
+    }
     let (protocol, local) = (wire.protocol()?, wire.local()?);
     if api.exposed.unexpose(protocol, local).map_err(Refusal::failed)? {
         return Ok(());
@@ -87,6 +112,13 @@ impl WireForward {
             return Ok(::vpnkit::Protocol::Tcp);
         }
         protocol(&self.protocol).map_err(Refusal::bad)
+    }
+
+    fn guest_of_path(&self) -> Result<SocketAddr, Refusal> {
+        let guest =
+            self.remote.strip_prefix("tcp://").and_then(|guest| guest.trim_end_matches('/').parse().ok());
+        guest
+            .ok_or_else(|| Refusal::bad(format!("remote `{}` is not of the form tcp://IP:PORT", self.remote)))
     }
 
     /// `:8080` is that port of every address.

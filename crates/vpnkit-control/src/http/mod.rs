@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use vpnkit_capture::Recorder;
 
 use crate::exposed::{ExposeError, Exposed};
+use crate::paths::Paths;
 
 pub use listening::Listening;
 pub(crate) use observe::{flows_of, metrics_of};
@@ -48,6 +49,8 @@ pub enum ServeError {
 pub struct Api {
     /// Ports and the network behind them.
     pub exposed: Arc<Exposed>,
+    /// Unix sockets that lead to guests, if there may be any.
+    pub paths: Option<Arc<Paths>>,
     /// Captures.
     pub recorder: Arc<Recorder>,
     /// What `/status` says.
@@ -197,6 +200,10 @@ impl Refusal {
 
     fn failed(message: impl ToString) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.to_string() }
+    }
+
+    fn no_paths() -> Self {
+        Self::bad("sockets cannot be exposed: the network was started without --forward-sockets FOLDER")
     }
 
     fn of(error: &ExposeError) -> Self {

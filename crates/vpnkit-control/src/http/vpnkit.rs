@@ -1,7 +1,8 @@
-//! The API of VPNKit's Go client: `/forwards/…`. Paths on the host (`unix`, pipes) need a way into the machine that
-//! Ethernet is not, and are refused.
+//! The API of VPNKit's Go client: `/forwards/…`. A path of the host (`pipe`) leads to a port of the machine; paths in the
+//! machine need a way into it that Ethernet is not, and are refused.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use ::vpnkit::Forward;
 use axum::extract::State;
@@ -41,9 +42,9 @@ fn is_zero(port: &u16) -> bool {
 pub fn router() -> Router<Api> {
     Router::new()
         .route("/forwards/expose/port", put(expose).post(expose))
-        .route("/forwards/expose/pipe", put(pipe).post(pipe))
+        .route("/forwards/expose/pipe", put(expose_pipe).post(expose_pipe))
         .route("/forwards/unexpose/port", delete(unexpose).post(unexpose))
-        .route("/forwards/unexpose/pipe", delete(pipe).post(pipe))
+        .route("/forwards/unexpose/pipe", delete(unexpose_pipe).post(unexpose_pipe))
         .route("/forwards/list", get(list))
         .route("/forwards/dump", get(dump))
 }
@@ -61,19 +62,44 @@ async fn unexpose(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<
     Ok(())
 }
 
-async fn pipe() -> Refusal {
-    Refusal::bad("paths cannot be forwarded to a machine on an Ethernet: expose a port")
+async fn expose_pipe(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<Json<WirePort>, Refusal> {
+    if !port.in_path.is_empty() {
+        return Err(Refusal::bad(
+            "a path in a machine cannot be reached over an Ethernet: give in_ip and in_port",
+        ));
+    }
+    let paths = api.paths.as_ref().ok_or_else(Refusal::no_paths)?;
+    paths.expose(Path::new(&port.out_path), port.guest()?).map_err(Refusal::bad)?;
+    Ok(Json(port))
+}
+
+async fn unexpose_pipe(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<(), Refusal> {
+    let paths = api.paths.as_ref().ok_or_else(Refusal::no_paths)?;
+    paths.unexpose(Path::new(&port.out_path));
+    Ok(())
 }
 
 async fn list(State(api): State<Api>) -> Json<Vec<WirePort>> {
-    Json(api.exposed.list().iter().map(WirePort::of).collect())
+    Json(all(&api))
 }
 
 /// The same with everything that is known, for people.
 async fn dump(State(api): State<Api>) -> Json<serde_json::Value> {
-    let ports: Vec<WirePort> = api.exposed.list().iter().map(WirePort::of).collect();
+    let ports = all(&api);
     let flows = super::observe::flows_of(&api.exposed.network().flows());
     Json(serde_json::json!({ "ports": ports, "flows": flows }))
+}
+
+fn all(api: &Api) -> Vec<WirePort> {
+    let paths = api.paths.iter().flat_map(|paths| paths.list());
+    let paths = paths.map(|(path, guest)| WirePort {
+        proto: "unix".to_owned(),
+        out_path: path.display().to_string(),
+        in_ip: guest.ip().to_string(),
+        in_port: guest.port(),
+        ..WirePort::default()
+    });
+    api.exposed.list().iter().map(WirePort::of).chain(paths).collect()
 }
 
 impl WirePort {
@@ -95,6 +121,12 @@ impl WirePort {
             return Err(Refusal::bad("a port has no path"));
         }
         let protocol = protocol(&self.proto).map_err(Refusal::bad)?;
+        let guest = self.guest()?;
+        let bind = SocketAddr::new(address(&self.out_ip)?, self.out_port);
+        Ok(Forward { protocol, bind, guest })
+    }
+
+    fn guest(&self) -> Result<SocketAddr, Refusal> {
         let guest: IpAddr = self
             .in_ip
             .parse()
@@ -102,8 +134,7 @@ impl WirePort {
         if self.in_port == 0 {
             return Err(Refusal::bad("in_port is missing"));
         }
-        let bind = SocketAddr::new(address(&self.out_ip)?, self.out_port);
-        Ok(Forward { protocol, bind, guest: SocketAddr::new(guest, self.in_port) })
+        Ok(SocketAddr::new(guest, self.in_port))
     }
 }
 

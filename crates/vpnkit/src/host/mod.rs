@@ -14,7 +14,8 @@ mod tcp;
 mod udp;
 
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ const DATAGRAM_BYTES_MAX: usize = 65536;
 /// What other threads ask of the engine.
 pub(crate) enum Command {
     Forward(Bound, mpsc::Sender<Result<(), ForwardError>>),
+    Lead(OwnedFd, SocketAddr),
     Unforward(Forward, mpsc::Sender<Result<(), ForwardError>>),
     Flows(mpsc::Sender<Flows>),
     Counters(mpsc::Sender<Counters>),
@@ -281,6 +283,7 @@ impl Host {
                 Ok(Command::Unforward(forward, reply)) => {
                     let _ = reply.send(self.forward_remove(&forward));
                 }
+                Ok(Command::Lead(stream, guest)) => self.tcp_led(stream, guest),
                 Ok(Command::Flows(reply)) => {
                     let _ = reply.send(self.stack.flows());
                 }

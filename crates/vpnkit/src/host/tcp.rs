@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::EventFlags;
@@ -162,6 +162,12 @@ impl Host {
             Some(flow) => self.tcp_add(flow, fd, false, None),
             None => reset_on_close(&fd),
         }
+    }
+
+    /// A stream that is not TCP: the guest sees the host as its peer.
+    pub(super) fn tcp_led(&mut self, stream: OwnedFd, guest: SocketAddr) {
+        let local = if guest.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        self.tcp_accepted(stream, SocketAddr::new(local, 0), guest);
     }
 
     pub(super) fn tcp_event(&mut self, flow: TcpId, events: EventFlags) {

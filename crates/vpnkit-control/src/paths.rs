@@ -1,0 +1,142 @@
+//! Unix sockets of the host that lead to ports of guests.
+//!
+//! As with ports, to expose what is exposed already is no error.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use vpnkit::ForwardError;
+
+use crate::network::Network;
+
+/// Sockets that may be exposed at once.
+pub const PATHS_MAX: usize = 512;
+/// How long a socket rests when the process has no descriptors left.
+const REST: Duration = Duration::from_millis(100);
+
+/// Makes and removes sockets: a confined process has it done for it.
+pub trait Places: Send + Sync {
+    /// Listens at a path.
+    ///
+    /// # Errors
+    /// As bind(2), and when no socket may be there.
+    fn bind(&self, path: &Path) -> io::Result<UnixListener>;
+
+    /// Removes what [`Places::bind`] made there.
+    fn remove(&self, path: &Path);
+}
+
+/// Why a socket was not exposed.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message documents its variant")]
+pub enum PathError {
+    #[error("`{}` is not an absolute path", .0.display())]
+    Relative(PathBuf),
+    #[error("the socket {} cannot be made: {source}", path.display())]
+    Bind { path: PathBuf, source: io::Error },
+    #[error("{} leads to {guest} already", path.display())]
+    Taken { path: PathBuf, guest: SocketAddr },
+    #[error("{PATHS_MAX} sockets are exposed already")]
+    TooMany,
+    #[error(transparent)]
+    Guest(#[from] ForwardError),
+}
+
+struct Open {
+    guest: SocketAddr,
+    /// Dropping it ends the listening.
+    _stop: oneshot::Sender<()>,
+}
+
+/// The exposed sockets of a network.
+pub struct Paths {
+    network: Arc<dyn Network>,
+    places: Box<dyn Places>,
+    open: Mutex<BTreeMap<PathBuf, Open>>,
+}
+
+impl std::fmt::Debug for Paths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Paths").field("open", &self.open().len()).finish_non_exhaustive()
+    }
+}
+
+impl Paths {
+    /// No sockets yet.
+    pub fn new(network: Arc<dyn Network>, places: Box<dyn Places>) -> Self {
+        Self { network, places, open: Mutex::default() }
+    }
+
+    /// Exposes a guest's port as the socket at `path`. To be called on the thread of a runtime, which then serves it.
+    ///
+    /// # Errors
+    /// When no socket may be made there, or it leads elsewhere already; when the address is no guest's.
+    pub(crate) fn expose(&self, path: &Path, guest: SocketAddr) -> Result<(), PathError> {
+        if !path.is_absolute() {
+            return Err(PathError::Relative(path.to_owned()));
+        }
+        self.network.check_guest(guest)?;
+        let mut open = self.open();
+        match open.get(path) {
+            Some(other) if other.guest == guest => return Ok(()),
+            Some(other) => return Err(PathError::Taken { path: path.to_owned(), guest: other.guest }),
+            None if open.len() >= PATHS_MAX => return Err(PathError::TooMany),
+            None => {}
+        }
+        let failed = |source| PathError::Bind { path: path.to_owned(), source };
+        let listener = self.places.bind(path).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+        let (stop, stopped) = oneshot::channel();
+        tokio::spawn(accept(listener, Arc::clone(&self.network), guest, stopped));
+        open.insert(path.to_owned(), Open { guest, _stop: stop });
+        Ok(())
+    }
+
+    /// Hides the socket at `path`; returns whether there was one. Connections that were made go on.
+    pub(crate) fn unexpose(&self, path: &Path) -> bool {
+        let was_open = self.open().remove(path).is_some();
+        if was_open {
+            self.places.remove(path);
+        }
+        was_open
+    }
+
+    /// All of them, by path, with where they lead.
+    pub fn list(&self) -> Vec<(PathBuf, SocketAddr)> {
+        self.open().iter().map(|(path, open)| (path.clone(), open.guest)).collect()
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leads who connects to the guest, until it is stopped or the network has.
+async fn accept(
+    listener: tokio::net::UnixListener,
+    network: Arc<dyn Network>,
+    guest: SocketAddr,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => return,
+        };
+        let led = accepted
+            .and_then(|(stream, _)| stream.into_std())
+            .map(|stream| network.lead(stream.into(), guest));
+        match led {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => tokio::time::sleep(REST).await,
+        }
+    }
+}
