@@ -7,7 +7,6 @@ use vpnkit::{MacAddr, Network};
 
 use crate::cli::{Local, local};
 use crate::detours::LeadsOn;
-use crate::failure::Failure;
 
 /// See the module.
 #[derive(Debug, Args)]
@@ -61,8 +60,8 @@ pub struct Classic {
     /// Bytes of each frame that --pcap gives; 0 is all
     #[arg(long, value_name = "BYTES", default_value_t = 128)]
     pub pcap_snaplen: u32,
-    /// Not here: the state as files over 9P
-    #[arg(long, value_name = "SOCKET", hide = true)]
+    /// Show the network's state as files over 9P at this socket; forms as for --port
+    #[arg(long, value_name = "SOCKET")]
     pub introspection: Vec<String>,
     /// Control ports over 9P at this socket: PATH, fd:N, tcp://HOST:PORT, hyperkit://:PORT/DIRECTORY
     #[arg(long, value_name = "SOCKET")]
@@ -113,16 +112,6 @@ impl Classic {
             let connections = connections as usize;
             network.limits.tcp_flows = network.limits.tcp_flows.min(connections);
             network.limits.udp_flows = network.limits.udp_flows.min(connections);
-        }
-    }
-
-    /// Errs for what is not here.
-    pub fn refuse(&self) -> Result<(), Failure> {
-        match self.introspection.first() {
-            Some(socket) => Err(Failure::usage(format!(
-                "--introspection {socket}: the state is not served over 9P: give --diagnostics SOCKET or --control SOCKET"
-            ))),
-            None => Ok(()),
         }
     }
 }

@@ -28,11 +28,12 @@ const RING_BYTES: usize = 1 << 20;
 /// Has frames captured, if there is anybody who could look.
 pub fn capture(cli: &Cli, link: Arc<dyn Link>) -> (Arc<dyn Link>, Arc<Recorder>) {
     // An archive has the last frames, as VPNKit's had.
-    let least = if cli.classic.diagnostics.is_empty() { 0 } else { RING_BYTES };
+    let classic = &cli.classic;
+    let has_files = !classic.diagnostics.is_empty() || !classic.introspection.is_empty();
+    let least = if has_files { RING_BYTES } else { 0 };
     let ring_bytes = least.max(usize::from(cli.capture_ring) << 20);
     let recorder = Arc::new(Recorder::new(ring_bytes, RING_SNAP_BYTES));
-    let classic = &cli.classic;
-    if cli.control.is_none() && classic.pcap.is_empty() && classic.diagnostics.is_empty() {
+    if cli.control.is_none() && classic.pcap.is_empty() && !has_files {
         return (link, recorder);
     }
     let name = cli.tap.as_deref().unwrap_or("machines");

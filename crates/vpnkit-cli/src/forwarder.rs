@@ -1,4 +1,5 @@
-//! `--port` and `--vsock-path`: ports controlled over 9P, and forwarded through a hypervisor's socket.
+//! `--port`, `--introspection` and `--vsock-path`: ports controlled over 9P, the network's state over 9P, and ports forwarded
+//! through a hypervisor's socket.
 //!
 //! Sockets are bound before the process is confined; threads are started afterwards, so that they are as well.
 
@@ -11,14 +12,18 @@ use std::thread;
 use std::time::Duration;
 
 use ethlink::take_fd;
+use p9p::filesystem::Filesystem;
 use p9p::net::{Address, Server, ServerOptions, Socket};
-use vpnkit_control::{Exposed, Network};
+use vpnkit_control::{Api, Network};
 use vpnkit_forwarder::{PortFiles, Tunnel, address};
 use vpnkit_sandbox::Warden;
 
 use crate::cli::Cli;
 use crate::failure::Failure;
+use crate::introspection::StateFiles;
 
+const PORT: &str = "--port";
+const STATE: &str = "--introspection";
 /// How long we rest when the process has no descriptors left.
 const REST: Duration = Duration::from_millis(20);
 
@@ -28,28 +33,38 @@ pub enum Listener {
     Tcp(TcpListener),
 }
 
-fn addresses(cli: &Cli) -> Result<Vec<Address>, Failure> {
+/// What the sockets of a flag serve, all bound.
+pub struct Listeners {
+    pub ports: Vec<Listener>,
+    pub state: Vec<Listener>,
+}
+
+fn addresses(flag: &str, texts: &[String]) -> Result<Vec<Address>, Failure> {
     let parse = |text: &String| {
-        address::parse(text).map_err(|error| Failure::usage(format!("--port {text}: {error}")))
+        address::parse(text).map_err(|error| Failure::usage(format!("{flag} {text}: {error}")))
     };
-    cli.classic.port.iter().map(parse).collect()
+    texts.iter().map(parse).collect()
 }
 
 /// The Unix sockets that [`bind`] makes.
 pub fn paths(cli: &Cli) -> Result<Vec<PathBuf>, Failure> {
-    let paths = addresses(cli)?.into_iter().filter_map(|address| match address {
+    let (ports, state) = (addresses(PORT, &cli.classic.port)?, addresses(STATE, &cli.classic.introspection)?);
+    let paths = ports.into_iter().chain(state).filter_map(|address| match address {
         Address::Unix(path) => Some(path),
         _ => None,
     });
     Ok(paths.collect())
 }
 
-/// Binds what `--port` names.
-pub fn bind(cli: &Cli) -> Result<Vec<Listener>, Failure> {
-    addresses(cli)?.iter().map(listen).collect()
+/// Binds what `--port` and `--introspection` name.
+pub fn bind(cli: &Cli) -> Result<Listeners, Failure> {
+    let all = |flag: &str, texts: &[String]| -> Result<Vec<Listener>, Failure> {
+        addresses(flag, texts)?.iter().map(|at| listen(flag, at)).collect()
+    };
+    Ok(Listeners { ports: all(PORT, &cli.classic.port)?, state: all(STATE, &cli.classic.introspection)? })
 }
 
-fn listen(at: &Address) -> Result<Listener, Failure> {
+fn listen(flag: &str, at: &Address) -> Result<Listener, Failure> {
     let bound = match at {
         Address::Unix(path) => unix(path).map(Listener::Unix),
         Address::Tcp { host, port } => TcpListener::bind((host.as_str(), *port)).map(Listener::Tcp),
@@ -58,10 +73,10 @@ fn listen(at: &Address) -> Result<Listener, Failure> {
             take_fd(number).map(|fd| Listener::Unix(UnixListener::from(fd)))
         }
         Address::Vsock { .. } => {
-            return Err(Failure::usage(format!("--port {at}: use a Unix socket, tcp:// or fd:N")));
+            return Err(Failure::usage(format!("{flag} {at}: use a Unix socket, tcp:// or fd:N")));
         }
     };
-    bound.map_err(|error| Failure::usage(format!("--port {at}: {error}")))
+    bound.map_err(|error| Failure::usage(format!("{flag} {at}: {error}")))
 }
 
 /// Binds a path; a socket that nobody listens at any more is replaced.
@@ -97,13 +112,17 @@ pub fn through(
     Ok(Arc::new(tunnel.map_err(|error| Failure::of(&error))?))
 }
 
-/// Serves the tree of ports until the process ends.
-pub fn serve(listeners: Vec<Listener>, exposed: &Arc<Exposed>) -> Result<(), Failure> {
+/// Serves both trees until the process ends.
+pub fn serve(listeners: Listeners, api: &Api) -> Result<(), Failure> {
+    serve_tree(listeners.ports, Arc::new(PortFiles::new(Arc::clone(&api.exposed))))?;
+    serve_tree(listeners.state, Arc::new(StateFiles(api.clone())))
+}
+
+fn serve_tree(listeners: Vec<Listener>, files: Arc<dyn Filesystem>) -> Result<(), Failure> {
     if listeners.is_empty() {
         return Ok(());
     }
-    let files = PortFiles::new(Arc::clone(exposed));
-    let server = Server::start(Arc::new(files), ServerOptions::default());
+    let server = Server::start(files, ServerOptions::default());
     let server = Arc::new(server.map_err(|error| Failure::of(&error))?);
     for listener in listeners {
         let server = Arc::clone(&server);

@@ -11,6 +11,7 @@ mod detours;
 mod failure;
 mod flows;
 mod forwarder;
+mod introspection;
 mod ports;
 mod serve;
 mod status;

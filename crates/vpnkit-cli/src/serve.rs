@@ -21,7 +21,6 @@ use crate::watched::Watched;
 
 /// Serves a network until it is told to stop, or what it serves is gone.
 pub fn serve(cli: &Cli) -> Result<(), Failure> {
-    cli.classic.refuse()?;
     control::check_folders(cli)?;
     raise_open_files();
     let mut config = cli.config()?;
@@ -33,7 +32,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     let later = Arc::new(Later::default());
     let link = attach::attach(cli, &config.network, &later)?;
     let listening = control::listen(cli)?;
-    let ports = forwarder::bind(cli)?;
+    let trees = forwarder::bind(cli)?;
     let offers = control::offers(cli)?;
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
         .map_err(|error| Failure::of(&error))?;
@@ -59,7 +58,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
         proxy: detours.has_proxy().then(|| Arc::clone(&detours) as Arc<dyn Settings>),
         zones: Arc::default(),
     };
-    forwarder::serve(ports, &api.exposed)?;
+    forwarder::serve(trees, &api)?;
     let _servers = control::serve(listening, &api)?;
     offers.serve(&api)?;
     if let Some(report) = &sandbox {

@@ -7,6 +7,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use p9p::connection::{ConnectOptions, Connection};
+use p9p::filesystem::OpenFlags;
+use p9p::message::Dialect;
+
 const VPNKIT: &str = env!("CARGO_BIN_EXE_vpnkit");
 
 /// Docker Desktop's command line (moby/vpnkit#482).
@@ -145,8 +149,46 @@ fn docker_desktops_command_line_starts_it() {
     std::fs::write(&archive, bytes).unwrap();
     let list = Command::new("tar").arg("tf").arg(&archive).output().unwrap();
     let names = String::from_utf8(list.stdout).unwrap();
-    for name in ["connections", "flows", "ports", "capture/all.pcap"] {
+    for name in ["connections", "flows", "endpoints", "ports", "capture/all.pcap", "capture/dns.pcap"] {
         assert!(names.lines().any(|line| line == name), "{name} is not in {names}");
+    }
+}
+
+#[test]
+fn the_state_is_files_over_9p() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let _vpnkit = start(folder.path(), "--ethernet fd:3 --introspection state -t 127.0.0.1/18099:80");
+    let mut machine = connect(&path("ethernet"));
+    let mac = greet(&mut machine);
+    machine.write_all(&arp(mac)).unwrap();
+    machine.read_exact(&mut [0; 2]).unwrap();
+    drop(connect(&path("state")));
+    let address = format!("unix://{}", path("state").display()).parse().unwrap();
+    for dialect in [Dialect::Unix, Dialect::Linux] {
+        let options = ConnectOptions { dialects: vec![dialect], ..ConnectOptions::default() };
+        let client = Connection::open(&address, &options).unwrap();
+        let root = client.attach(b"", u32::MAX, b"").unwrap();
+        let read = |name: &str| {
+            let fid = client.walk_path(root, name.as_bytes()).unwrap();
+            client.open_file(fid, OpenFlags::RDONLY).unwrap();
+            let mut content = Vec::new();
+            let mut piece = vec![0; 4096];
+            loop {
+                let count = client.read(fid, content.len() as u64, &mut piece).unwrap();
+                if count == 0 {
+                    return content;
+                }
+                content.extend_from_slice(&piece[..count]);
+            }
+        };
+        assert_eq!(read("ports"), b"tcp:127.0.0.1:18099:tcp:192.168.65.3:80\n");
+        let all = read("capture/all.pcap");
+        assert!(all.windows(60).any(|window| window == &arp(mac)[2..]), "the machine's frame is in the ring");
+        assert!(!read("capture/dns.pcap").windows(60).any(|window| window == &arp(mac)[2..]));
+        assert!(client.walk_path(root, b"secrets").is_err());
+        let file = client.walk_path(root, b"flows").unwrap();
+        assert!(client.open_file(file, OpenFlags::RDWR).is_err(), "it may be read alone");
     }
 }
 
@@ -161,7 +203,7 @@ fn what_is_not_here_is_refused_in_one_line() {
         assert_eq!(output.status.code(), Some(2), "{flags}: {error}");
         assert!(error.contains(expected), "{flags}: {error}");
     };
-    refused("--ethernet s --introspection state", "--diagnostics");
+    refused("--ethernet s --introspection gopher://x", "--introspection gopher://x");
     refused("--ethernet hyperv-connect://0", "not of this system");
     refused("--ethernet s --dhcp none.json", "none.json is missing");
     refused("--ethernet s --highest-ip 192.168.65.2 --guest-ip 192.168.65.9", "comes before");

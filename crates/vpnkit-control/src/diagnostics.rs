@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use vpnkit::Flows;
 use vpnkit_capture::{Format, Recorder, recorder};
 
 use crate::http::Api;
@@ -29,10 +30,49 @@ pub enum Offer {
     Frames(Arc<Recorder>, u32),
 }
 
-/// The files, each with its path.
-pub fn tree(api: &Api) -> Vec<(&'static str, Vec<u8>)> {
+/// The files by their paths, in order.
+pub const FILES: [&str; 11] = [
+    "connections",
+    "flows",
+    "endpoints",
+    "ports",
+    "metrics",
+    "status",
+    "capture/all.pcap",
+    "capture/dns.pcap",
+    "capture/ntp.pcap",
+    "capture/icmp.pcap",
+    "capture/http_proxy.pcap",
+];
+
+/// What a file says at this moment; `None` if there is no such file.
+pub fn file(api: &Api, path: &str) -> Option<Vec<u8>> {
+    let capture = |filter: &str| {
+        let filter = filter.parse().expect("the filters below are in the language of filters");
+        api.recorder.ring(&filter, Format::Pcap)
+    };
     let network = api.exposed.network();
-    let flows = network.flows();
+    Some(match path {
+        "connections" => connections(&network.flows()).into_bytes(),
+        "flows" => crate::http::flows_of(&network.flows()).to_string().into_bytes(),
+        "endpoints" => lines(network.leases().iter().map(|(address, mac)| format!("{address} {mac}"))),
+        "ports" => lines(api.exposed.list().iter().map(|port| Spec(port.asked))),
+        "metrics" => crate::http::metrics_of(api).into_bytes(),
+        "status" => api.status.to_string().into_bytes(),
+        "capture/all.pcap" => capture(""),
+        "capture/dns.pcap" => capture("port 53"),
+        "capture/ntp.pcap" => capture("udp port 123"),
+        "capture/icmp.pcap" => capture("icmp or icmp6"),
+        "capture/http_proxy.pcap" => capture("tcp port 3128 or 3129"),
+        _ => return None,
+    })
+}
+
+fn lines(items: impl Iterator<Item = impl std::fmt::Display>) -> Vec<u8> {
+    items.map(|item| format!("{item}\n")).collect::<String>().into_bytes()
+}
+
+fn connections(flows: &Flows) -> String {
     let mut connections = String::new();
     for flow in &flows.tcp {
         // Writing to a string does not fail.
@@ -41,19 +81,7 @@ pub fn tree(api: &Api) -> Vec<(&'static str, Vec<u8>)> {
     for flow in &flows.udp {
         let _ = writeln!(connections, "udp {}", flow.guest);
     }
-    let mut ports = String::new();
-    for port in api.exposed.list() {
-        let _ = writeln!(ports, "{}", Spec(port.asked));
-    }
-    let capture = api.recorder.ring(&vpnkit_capture::Filter::default(), Format::Pcap);
-    vec![
-        ("connections", connections.into_bytes()),
-        ("flows", crate::http::flows_of(&flows).to_string().into_bytes()),
-        ("ports", ports.into_bytes()),
-        ("metrics", crate::http::metrics_of(api).into_bytes()),
-        ("status", api.status.to_string().into_bytes()),
-        ("capture/all.pcap", capture),
-    ]
+    connections
 }
 
 /// The tree as a tar archive.
@@ -62,7 +90,7 @@ pub fn tree(api: &Api) -> Vec<(&'static str, Vec<u8>)> {
 /// Never in practice: the archive is in memory.
 pub fn archive(api: &Api) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (path, content) in tree(api) {
+    for (path, content) in FILES.iter().filter_map(|path| Some((path, file(api, path)?))) {
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
         header.set_mode(0o444);
