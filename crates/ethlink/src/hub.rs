@@ -18,8 +18,11 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::framing::Framing;
 use crate::greeting::{Greeting, Terms};
 use crate::identity::Identities;
-use crate::port::{Left, Port, SCRATCH_BYTES};
+use crate::port::{Device, Left, Packets, Port, SCRATCH_BYTES, Stream};
 use crate::switch::{Mac, PortId, Switch, Verdict};
+use crate::tap::Tap;
+use crate::vhost::VhostUser;
+use crate::vnet::Vnet;
 
 /// Machines at once.
 const PORTS_MAX: usize = 256;
@@ -45,6 +48,8 @@ pub enum Protocol {
     Bess,
     /// `SOCK_DGRAM`, a frame a datagram: vfkit, libkrun, QEMU's `-netdev dgram`.
     Datagram,
+    /// vhost-user: frames in shared memory, with offloads. QEMU, cloud-hypervisor, crosvm.
+    VhostUser,
 }
 
 /// Where machines connect to.
@@ -112,7 +117,7 @@ impl Hub {
     /// When the address is in use or not ours to bind.
     pub fn listen(&mut self, protocol: Protocol, address: &Address) -> io::Result<()> {
         let kind = match protocol {
-            Protocol::Qemu | Protocol::Vmnet | Protocol::Connect => SocketType::STREAM,
+            Protocol::Qemu | Protocol::Vmnet | Protocol::Connect | Protocol::VhostUser => SocketType::STREAM,
             Protocol::Bess => SocketType::SEQPACKET,
             Protocol::Datagram => SocketType::DGRAM,
         };
@@ -140,8 +145,7 @@ impl Hub {
             let fd = listener.fd.try_clone()?;
             // The path lives as long as the hub.
             self.listeners.push(listener);
-            let port = Port::packets(fd, false, self.next_terms());
-            return self.add(port);
+            return self.add(Port::Packets(Packets::new(fd, false)));
         }
         self.accept_from(listener)
     }
@@ -170,11 +174,10 @@ impl Hub {
     pub fn attach(&mut self, fd: OwnedFd) -> io::Result<()> {
         let kind = net::sockopt::socket_type(&fd)?;
         rustix::io::ioctl_fionbio(&fd, true)?;
-        let terms = self.next_terms();
         let port = if kind == SocketType::STREAM {
-            Port::stream(fd, Framing::Be32, Greeting::Done, terms)
+            Port::Stream(Stream::new(fd, Framing::Be32, Greeting::Done, self.next_terms()))
         } else {
-            Port::packets(fd, true, terms)
+            Port::Packets(Packets::new(fd, true))
         };
         self.add(port)
     }
@@ -184,15 +187,21 @@ impl Hub {
         self.terms.identities = Some(identities);
     }
 
+    /// Attaches what is behind a TAP device.
+    ///
+    /// # Errors
+    /// When there are too many machines.
+    pub fn attach_tap(&mut self, tap: Tap) -> io::Result<()> {
+        self.add(Port::Device(Device::new(tap)))
+    }
+
     fn next_terms(&mut self) -> Terms {
         self.terms.serial += 1;
         self.terms.clone()
     }
 
     fn add(&mut self, port: Port) -> io::Result<()> {
-        // Sockets have small queues by default; a refusal leaves those.
-        let _ = net::sockopt::set_socket_send_buffer_size(&port, SOCKET_BYTES);
-        let _ = net::sockopt::set_socket_recv_buffer_size(&port, SOCKET_BYTES);
+        widen(port.as_fd());
         let id = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         if id >= PORTS_MAX {
             return Err(io::Error::other(format!("more than {PORTS_MAX} machines")));
@@ -219,7 +228,7 @@ impl Hub {
 
     /// Acts on everything that machines did, hands frames for the engine to `take`, and passes those between machines
     /// on. Returns whether there may be more.
-    pub fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> bool {
+    pub fn receive(&mut self, take: &mut dyn FnMut(&Vnet, &[u8])) -> bool {
         let mut buffer = [const { MaybeUninit::<Event>::uninit() }; EVENTS_MAX];
         let events: Vec<(u64, EventFlags)> =
             match epoll::wait(&self.epoll, &mut buffer[..], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
@@ -250,28 +259,36 @@ impl Hub {
         let Ok(fd) = net::accept_with(&listener.fd, flags) else { return };
         let _ = net::sockopt::set_tcp_nodelay(&fd, true);
         let terms = self.next_terms();
+        let stream = |fd, framing, greeting| Port::Stream(Stream::new(fd, framing, greeting, terms));
         let port = match protocol {
-            Protocol::Qemu => Port::stream(fd, Framing::Be32, Greeting::Done, terms),
-            Protocol::Vmnet => Port::stream(fd, Framing::Le16, Greeting::Hello, terms),
-            Protocol::Connect => Port::stream(fd, Framing::Le16, Greeting::Request, terms),
-            Protocol::Bess | Protocol::Datagram => Port::packets(fd, true, terms),
+            Protocol::Qemu => stream(fd, Framing::Be32, Greeting::Done),
+            Protocol::Vmnet => stream(fd, Framing::Le16, Greeting::Hello),
+            Protocol::Connect => stream(fd, Framing::Le16, Greeting::Request),
+            Protocol::Bess | Protocol::Datagram => Port::Packets(Packets::new(fd, true)),
+            Protocol::VhostUser => match VhostUser::new(fd) {
+                Ok(machine) => Port::VhostUser(machine),
+                Err(_) => return,
+            },
         };
         let _ = self.add(port);
     }
 
-    fn receive_port(&mut self, id: PortId, take: &mut dyn FnMut(&[u8])) {
+    fn receive_port(&mut self, id: PortId, take: &mut dyn FnMut(&Vnet, &[u8])) {
         // The port is taken out of its slot, so that its frames can go to the others.
         let Some(mut slot) = self.slots.get_mut(id).and_then(Option::take) else { return };
         let mut scratch = std::mem::take(&mut self.scratch);
-        let left = slot.port.receive(&mut scratch, &mut |frame| match self.switch.of_port(id, frame) {
-            Verdict::Engine => take(frame),
-            Verdict::Port(other) => self.dropped += u64::from(!send_to(&mut self.slots, other, &[frame])),
-            Verdict::Others => self.dropped += send_to_all(&mut self.slots, &[frame]),
-            Verdict::Everybody => {
-                self.dropped += send_to_all(&mut self.slots, &[frame]);
-                take(frame);
+        let left = slot.port.receive(&mut scratch, &mut |vnet, frame| {
+            let slots = &mut self.slots;
+            match self.switch.of_port(id, frame) {
+                Verdict::Engine => take(vnet, frame),
+                Verdict::Port(other) => self.dropped += u64::from(!send_to(slots, other, vnet, &[frame])),
+                Verdict::Others => self.dropped += send_to_all(slots, vnet, &[frame]),
+                Verdict::Everybody => {
+                    self.dropped += send_to_all(slots, vnet, &[frame]);
+                    take(vnet, frame);
+                }
+                Verdict::Nowhere => {}
             }
-            Verdict::Nowhere => {}
         });
         self.scratch = scratch;
         slot.dirty = true;
@@ -289,9 +306,10 @@ impl Hub {
         }
     }
 
-    /// Takes a frame of the engine; returns false when its only machine has no room for it now. With several machines
+    /// Takes a frame of the engine, in pieces of which the first has all headers; what `vnet` leaves to the receiver is
+    /// done here for machines that cannot. Returns false when its only machine has no room for it now. With several machines
     /// it is dropped instead, as nobody is to wait for another.
-    pub fn send(&mut self, parts: &[&[u8]]) -> bool {
+    pub fn send(&mut self, vnet: &Vnet, parts: &[&[u8]]) -> bool {
         let head = parts.first().copied().unwrap_or(&[]);
         let alone = self.ports() == 1;
         match self.switch.of_engine(head) {
@@ -303,9 +321,9 @@ impl Hub {
                         return false;
                     }
                 }
-                self.dropped += u64::from(!send_to(&mut self.slots, id, parts));
+                self.dropped += u64::from(!send_to(&mut self.slots, id, vnet, parts));
             }
-            _ => self.dropped += send_to_all(&mut self.slots, parts),
+            _ => self.dropped += send_to_all(&mut self.slots, vnet, parts),
         }
         true
     }
@@ -335,21 +353,32 @@ impl Hub {
     }
 }
 
-fn send_to(slots: &mut [Option<Slot>], id: PortId, parts: &[&[u8]]) -> bool {
+fn send_to(slots: &mut [Option<Slot>], id: PortId, vnet: &Vnet, parts: &[&[u8]]) -> bool {
     let Some(Some(slot)) = slots.get_mut(id) else { return false };
     slot.dirty = true;
-    slot.port.send(parts)
+    slot.port.send(vnet, parts)
 }
 
 /// Sends a frame to all that are there; returns how many had no room.
-fn send_to_all(slots: &mut [Option<Slot>], parts: &[&[u8]]) -> u64 {
+fn send_to_all(slots: &mut [Option<Slot>], vnet: &Vnet, parts: &[&[u8]]) -> u64 {
     let mut dropped = 0;
     for id in 0..slots.len() {
         if slots[id].is_some() {
-            dropped += u64::from(!send_to(slots, id, parts));
+            dropped += u64::from(!send_to(slots, id, vnet, parts));
         }
     }
     dropped
+}
+
+/// Gives a socket long queues, which are short by default. A refusal leaves those, and a device has none.
+fn widen(fd: BorrowedFd<'_>) {
+    use net::sockopt;
+    if sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BYTES).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(fd, SOCKET_BYTES);
+    }
+    if sockopt::set_socket_recv_buffer_size_force(fd, SOCKET_BYTES).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(fd, SOCKET_BYTES);
+    }
 }
 
 /// Removes a socket that nobody listens to.

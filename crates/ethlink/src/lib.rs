@@ -4,17 +4,22 @@
 //! Everything here is about getting at frames; what they say is for others to know.
 #![deny(unsafe_code)]
 
+mod checksum;
 mod framing;
 mod greeting;
 mod hub;
 mod identity;
+pub mod inside;
 mod namespace;
 mod netlink;
 pub mod pass;
 mod port;
+pub mod segment;
 mod switch;
 mod sys;
 mod tap;
+pub mod vhost;
+mod vnet;
 
 pub use framing::{FRAME_BYTES_MAX, Framing, TooLong, Unframer};
 pub use greeting::{Greeting, Progress, Terms};
@@ -24,4 +29,5 @@ pub use namespace::{Namespace, NamespaceError};
 pub use netlink::{Addressing, Netlink};
 pub use switch::{Mac, PortId, Switch, Verdict};
 pub use sys::linux::take_fd;
-pub use tap::{QUEUE_FRAMES, Tap, TapError, TapOptions, VNET_HEADER_BYTES};
+pub use tap::{QUEUE_FRAMES, Tap, TapError, TapOptions};
+pub use vnet::{Large, VNET_HEADER_BYTES, Vnet};

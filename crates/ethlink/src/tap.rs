@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::netlink::{Addressing, Netlink};
 use crate::sys::linux;
+use crate::vnet::VNET_HEADER_BYTES;
 
-/// Bytes of the `virtio_net_hdr` before each frame, `num_buffers` included. Spec: virtio 1.2 §5.1.6.
-pub const VNET_HEADER_BYTES: usize = 12;
 /// Frames that wait in a device until they are read. A full queue loses frames, which costs TCP more than anything
 /// else: it is larger than what the windows of many busy connections hold.
 pub const QUEUE_FRAMES: u32 = 10_000;

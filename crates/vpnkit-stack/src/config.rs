@@ -28,8 +28,7 @@ pub struct Config {
     pub ipv6: Option<Ipv6Network>,
     /// Largest IP packet, in bytes: 576 to [`MTU_MAX`].
     pub mtu: u16,
-    /// Whether the link takes partial checksums and large segments (`virtio_net_hdr`), and is trusted not to damage
-    /// frames: then checksums of the guest are not verified.
+    /// Whether the link takes partial checksums and large segments (`virtio_net_hdr`).
     pub offload: bool,
     /// Hardware address of gateway and host.
     pub gateway_mac: MacAddr,

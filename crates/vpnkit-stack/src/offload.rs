@@ -6,6 +6,7 @@
 pub const VIRTIO_HEADER_BYTES: usize = 12;
 
 const F_NEEDS_CSUM: u8 = 1;
+const F_DATA_VALID: u8 = 2;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
@@ -44,11 +45,13 @@ pub struct Offload {
     pub needs_checksum: Option<PartialChecksum>,
     /// Whether the frame stands for several.
     pub gso: Gso,
+    /// Whether the link is known to have damaged nothing, so that no checksum need be verified.
+    pub verified: bool,
 }
 
 impl Offload {
     /// Nothing left to do: an ordinary frame.
-    pub const NONE: Offload = Offload { needs_checksum: None, gso: Gso::None };
+    pub const NONE: Offload = Offload { needs_checksum: None, gso: Gso::None, verified: false };
 
     /// Reads a `virtio_net_hdr`, little-endian, of 10 or 12 bytes. Unknown segmentation is none.
     pub fn from_virtio(header: &[u8; 10]) -> Offload {
@@ -60,7 +63,7 @@ impl Offload {
             GSO_TCPV6 => Gso::TcpV6 { mss: field(4) },
             _ => Gso::None,
         };
-        Offload { needs_checksum, gso }
+        Offload { needs_checksum, gso, verified: header[0] & F_DATA_VALID != 0 }
     }
 
     /// Returns the `virtio_net_hdr`, with `num_buffers` 1. `header_bytes` is the length of all headers of the frame.
@@ -93,7 +96,8 @@ mod tests {
     #[test]
     fn a_header_written_is_read_back() {
         let partial = PartialChecksum { start: 34, offset: 16 };
-        let offload = Offload { needs_checksum: Some(partial), gso: Gso::TcpV4 { mss: 1460 } };
+        let offload =
+            Offload { needs_checksum: Some(partial), gso: Gso::TcpV4 { mss: 1460 }, verified: false };
         let bytes = offload.to_virtio(54);
         assert_eq!(bytes, [1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 1, 0]);
         let mut header = [0; 10];

@@ -44,14 +44,14 @@ mod tempdir {
 fn collect(hub: &mut Hub, count: usize) -> Vec<Vec<u8>> {
     let (mut frames, began) = (Vec::new(), Instant::now());
     while frames.len() < count && began.elapsed() < Duration::from_secs(10) {
-        hub.receive(&mut |frame| frames.push(frame.to_vec()));
+        hub.receive(&mut |_, frame| frames.push(frame.to_vec()));
         hub.flush();
     }
     frames
 }
 
 fn settle(hub: &mut Hub) {
-    while hub.receive(&mut |_| {}) {
+    while hub.receive(&mut |_, _| {}) {
         hub.flush();
     }
 }
@@ -94,7 +94,8 @@ fn machines_of_mixed_kinds_reach_the_engine_and_one_another() {
     settle(&mut hub);
     assert_eq!(read_frame(&mut first), frame(1, 2, b"across"));
 
-    assert!(hub.send(&[&frame(2, 0xfe, b""), b"in ", b"parts"]));
+    assert!(hub.send(&Vnet::WHOLE, &[&frame(2, 0xfe, b""), b"in ", b"parts"]));
+    hub.flush();
     let mut buffer = [0; 100];
     let count = second.recv(&mut buffer).unwrap();
     assert_eq!(buffer[..count], frame(2, 0xfe, b"in parts"));
@@ -150,11 +151,11 @@ fn a_machine_that_reads_nothing_stalls_nobody() {
     collect(&mut hub, 1);
     let large = frame(1, 0xfe, &[7; 60_000]);
     for _ in 0..2000 {
-        assert!(hub.send(&[&large]), "the engine would wait");
+        assert!(hub.send(&Vnet::WHOLE, &[&large]), "the engine would wait");
         hub.flush();
     }
     assert!(hub.dropped() > 0, "120 MB fit somewhere");
-    assert!(hub.send(&[&frame(2, 0xfe, b"at once")]));
+    assert!(hub.send(&Vnet::WHOLE, &[&frame(2, 0xfe, b"at once")]));
     hub.flush();
     assert_eq!(read_frame(&mut quick), frame(2, 0xfe, b"at once"));
 }
@@ -167,13 +168,13 @@ fn a_machine_alone_that_reads_nothing_is_waited_for() {
     let mut slow = qemu(&path, &frame(0xfe, 1, b""));
     collect(&mut hub, 1);
     let large = frame(1, 0xfe, &[7; 60_000]);
-    let sent = (0..2000).take_while(|_| hub.send(&[&large])).count();
+    let sent = (0..2000).take_while(|_| hub.send(&Vnet::WHOLE, &[&large])).count();
     assert!(sent < 2000 && hub.dropped() == 0, "{sent} sent, {} dropped", hub.dropped());
     for _ in 0..sent {
         assert_eq!(read_frame(&mut slow), large);
         settle(&mut hub);
     }
-    assert!(hub.send(&[&large]));
+    assert!(hub.send(&Vnet::WHOLE, &[&large]));
 }
 
 #[test]

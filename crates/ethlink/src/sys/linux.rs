@@ -1,9 +1,11 @@
-//! Linux calls that rustix does not have: making TAP devices, and asking who owns a namespace.
+//! Linux calls that rustix does not have: making TAP devices, asking who owns a namespace, many packets in one call.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
 
 /// `TUNSETOFFLOAD` flags: `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`.
 const OFFLOADS: libc::c_ulong = 1 | 2 | 4;
@@ -61,6 +63,71 @@ pub fn take_fd(number: i32) -> io::Result<OwnedFd> {
     check(raw)?;
     // SAFETY: `raw` was just made.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Packets that one call takes or gives at most.
+const PACKETS_MAX: usize = 32;
+
+/// Receives packets that wait, each into its own `each` bytes of `buffer`, and notes their lengths; returns how many
+/// there were. A packet that is longer is cut. Never blocks. See recvmmsg(2).
+pub fn receive_packets(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    each: usize,
+    lengths: &mut [usize],
+) -> Result<usize, Errno> {
+    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PACKETS_MAX];
+    // SAFETY: a plain C structure for which zero is a valid value.
+    let mut headers: [libc::mmsghdr; PACKETS_MAX] = unsafe { mem::zeroed() };
+    let mut count = 0;
+    for ((room, vector), header) in
+        buffer.chunks_exact_mut(each).zip(&mut vectors).zip(&mut headers).take(lengths.len())
+    {
+        *vector = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+        header.msg_hdr.msg_iov = vector;
+        header.msg_hdr.msg_iovlen = 1;
+        count += 1;
+    }
+    let flags = libc::MSG_DONTWAIT;
+    // SAFETY: the first `count` headers point at one vector each, and these at pieces of `buffer` that do not overlap;
+    // all of them live until the call returns. No names and no control messages are asked for.
+    let result = unsafe {
+        libc::recvmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as _, flags as _, std::ptr::null_mut())
+    };
+    let received = usize::try_from(result).map_err(|_| last_errno())?;
+    for (length, header) in lengths.iter_mut().zip(&headers).take(received) {
+        *length = header.msg_len as usize;
+    }
+    Ok(received)
+}
+
+/// Sends packets that lie end to end in `bytes`, with these lengths; returns how many were sent. Never blocks. See
+/// sendmmsg(2).
+pub fn send_packets<'l>(
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    lengths: impl Iterator<Item = &'l usize>,
+) -> Result<usize, Errno> {
+    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PACKETS_MAX];
+    // SAFETY: a plain C structure for which zero is a valid value.
+    let mut headers: [libc::mmsghdr; PACKETS_MAX] = unsafe { mem::zeroed() };
+    let (mut count, mut rest) = (0, bytes);
+    for ((length, vector), header) in lengths.zip(&mut vectors).zip(&mut headers) {
+        let Some((packet, after)) = rest.split_at_checked(*length) else { break };
+        *vector = libc::iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
+        header.msg_hdr.msg_iov = vector;
+        header.msg_hdr.msg_iovlen = 1;
+        (count, rest) = (count + 1, after);
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the first `count` headers point at one vector each, and these at pieces of `bytes`, which the call only
+    // reads; all of them live until it returns.
+    let result = unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as _, flags as _) };
+    usize::try_from(result).map_err(|_| last_errno())
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -33,7 +33,7 @@ impl Stack {
             return Ok(());
         }
         self.learn(packet.src.into(), frame.src);
-        let verify = !self.config.offload && offload.needs_checksum.is_none();
+        let verify = !offload.verified && offload.needs_checksum.is_none();
         let Some(piece) = packet.fragment else {
             return self.take_ipv6_datagram(now, frame, (&packet.datagram(), verify), sockets);
         };

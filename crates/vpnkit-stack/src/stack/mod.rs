@@ -226,7 +226,7 @@ impl Stack {
         sockets: &mut dyn Sockets,
     ) -> Result<(), ParseError> {
         let packet = ipv4::parse(frame.payload)?;
-        let verify = !self.config.offload && offload.needs_checksum.is_none();
+        let verify = !offload.verified && offload.needs_checksum.is_none();
         if packet.src.is_unspecified() {
             return self.take_unconfigured(now, frame, &packet, verify);
         }

@@ -1,16 +1,16 @@
-//! A link to many machines on sockets, joined by a switch.
+//! A link to many machines, on sockets and devices, joined by a switch.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
-use ethlink::Hub;
+use ethlink::{Hub, Vnet};
 use vpnkit_stack::Offload;
 
 use super::{Link, Received};
 use crate::waker::Waker;
 
-/// The link. Frames are whole: neither checksums nor segmentation are left to the machines.
+/// The link. What machines cannot do of checksums and segmentation is done on the way to them.
 #[derive(Debug)]
 pub struct HubLink {
     /// Used by the engine's thread only.
@@ -38,19 +38,26 @@ impl Link for HubLink {
     fn attach(&self, _waker: Waker) {}
 
     fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received {
-        if self.hub().receive(&mut |frame| take(Offload::NONE, frame)) {
+        if self.hub().receive(&mut |vnet, frame| {
+            let mut header = [0; 10];
+            header.copy_from_slice(&vnet.0[..10]);
+            take(Offload::from_virtio(&header), frame);
+        }) {
             Received::Some
         } else {
             Received::All
         }
     }
 
-    fn send(&self, _offload: Offload, parts: &[IoSlice<'_>]) -> bool {
+    fn send(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
+        // The first part of a large frame is all headers.
+        let header_bytes = parts.first().map_or(0, |part| part.len());
+        let vnet = Vnet(offload.to_virtio(header_bytes as u16));
         let mut slices: [&[u8]; 4] = [&[]; 4];
         for (slice, part) in slices.iter_mut().zip(parts) {
             *slice = part;
         }
-        self.hub().send(&slices[..parts.len().min(4)])
+        self.hub().send(&vnet, &slices[..parts.len().min(4)])
     }
 
     fn flush(&self) {
@@ -62,6 +69,6 @@ impl Link for HubLink {
     }
 
     fn offload(&self) -> Option<bool> {
-        Some(false)
+        Some(true)
     }
 }

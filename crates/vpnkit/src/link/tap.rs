@@ -62,7 +62,8 @@ impl Link for TapLink {
             }
             let mut header = [0; 10];
             header.copy_from_slice(&buffer[..10]);
-            take(Offload::from_virtio(&header), &buffer[VIRTIO_HEADER_BYTES..count]);
+            let offload = Offload { verified: true, ..Offload::from_virtio(&header) };
+            take(offload, &buffer[VIRTIO_HEADER_BYTES..count]);
         }
         Received::Some
     }
