@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use ethlink::inside::{self, Inside};
 use ethlink::{Address, Addressing, Hub, Identities, Namespace, Protocol, Tap, TapOptions, pass, take_fd};
 use vpnkit::{HubLink, Link, MacAddr, Network, PREFIX_BITS, TapLink, Update};
 
@@ -16,14 +17,34 @@ use crate::cli::{Cli, Local};
 use crate::detours::Later;
 use crate::failure::{self, Failure};
 
+/// What the engine is attached to.
+pub struct Attached {
+    /// Where frames come from.
+    pub link: Arc<dyn Link>,
+    /// Where sockets of the namespace come from.
+    pub inside: Option<Arc<Inside>>,
+}
+
 /// Makes the link.
-pub fn attach(cli: &Cli, network: &Network, engine: &Arc<Later>) -> Result<Arc<dyn Link>, Failure> {
+pub fn attach(cli: &Cli, network: &Network, engine: &Arc<Later>) -> Result<Attached, Failure> {
     let sockets = cli.sockets();
     let on_sockets = !sockets.is_empty() || !cli.fd.is_empty() || !cli.ethernet.is_empty();
     match (cli.tap.is_some(), on_sockets) {
-        (true, true) => Err(Failure::usage("a namespace and sockets of machines need a vpnkit each")),
-        (true, false) => Ok(Arc::new(TapLink::new(tap_of_helper()?))),
-        (false, true) => Ok(Arc::new(hub(cli, &sockets, network, engine)?)),
+        // A device alone needs no switch.
+        (true, false) => {
+            let (tap, inside) = tap_of_helper(cli)?;
+            Ok(Attached { link: Arc::new(TapLink::new(tap)), inside })
+        }
+        (with_tap, true) => {
+            let (mut hub, mut inside) = (hub(cli, &sockets, network, engine)?, None);
+            if with_tap {
+                let made = tap_of_helper(cli)?;
+                hub.attach_tap(made.0).map_err(|error| Failure::of(&error))?;
+                inside = made.1;
+            }
+            let link = HubLink::new(hub).map_err(|error| Failure::of(&error))?;
+            Ok(Attached { link: Arc::new(link), inside })
+        }
         (false, false) => Err(Failure::usage(
             "nothing to attach to: give --netns and --tap, or a socket such as --listen-qemu unix:PATH",
         )),
@@ -36,7 +57,7 @@ fn hub(
     sockets: &[(Protocol, Address)],
     network: &Network,
     engine: &Arc<Later>,
-) -> Result<HubLink, Failure> {
+) -> Result<Hub, Failure> {
     let mut hub = Hub::new(network.gateway_mac.0, network.mtu).map_err(|error| Failure::of(&error))?;
     hub.set_identities(Arc::new(identities(network, engine)));
     for (protocol, address) in sockets {
@@ -59,7 +80,7 @@ fn hub(
             .and_then(|fd| hub.attach(fd))
             .map_err(|error| Failure::usage(format!("descriptor {number} is no socket of ours: {error}")))?;
     }
-    HubLink::new(hub).map_err(|error| Failure::of(&error))
+    Ok(hub)
 }
 
 /// The addresses that machines may prefer, which DHCP keeps for them from then on.
@@ -73,27 +94,36 @@ fn identities(network: &Network, engine: &Arc<Later>) -> Identities {
     })
 }
 
-/// Lets a process of its own make the device.
-fn tap_of_helper() -> Result<Tap, Failure> {
+/// Lets a process of its own make the device; where ports may be forwarded it stays and makes sockets.
+fn tap_of_helper(cli: &Cli) -> Result<(Tap, Option<Arc<Inside>>), Failure> {
     let (here, there) = UnixStream::pair().map_err(|error| Failure::of(&error))?;
-    let status = Command::new("/proc/self/exe")
+    let mut helper = Command::new("/proc/self/exe")
         .arg("--make-tap")
         .args(std::env::args_os().skip(1))
         .stdin(Stdio::from(OwnedFd::from(there)))
-        .status()
+        .spawn()
         .map_err(|error| Failure::of(&error))?;
-    let fd = pass::receive(&here).map_err(|error| Failure::of(&error))?;
-    match fd {
-        Some(fd) if status.success() => Ok(Tap::from_fd(fd)),
+    let Some(fd) = pass::receive(&here).map_err(|error| Failure::of(&error))? else {
         // The helper said why.
-        _ => Err(Failure {
-            message: String::new(),
-            code: status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(failure::HOST),
-        }),
+        let status = helper.wait().map_err(|error| Failure::of(&error))?;
+        let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(failure::HOST);
+        return Err(Failure { message: String::new(), code });
+    };
+    if !forwards_ports(cli) {
+        helper.wait().map_err(|error| Failure::of(&error))?;
+        return Ok((Tap::from_fd(fd), None));
     }
+    // It ends when this process does, or sooner: then connections go through the device.
+    let inside = Inside::new(here).map_err(|error| Failure::of(&error))?;
+    Ok((Tap::from_fd(fd), Some(Arc::new(inside))))
 }
 
-/// The helper's part: makes the device in the namespace and hands it over on stdin.
+/// Whether ports are forwarded, or may be later.
+fn forwards_ports(cli: &Cli) -> bool {
+    !cli.tcp_ports.is_empty() || cli.control.is_some()
+}
+
+/// The helper's part: makes the device in the namespace, hands it over on stdin, and then sockets as they are asked for.
 pub fn make_tap(cli: &Cli) -> Result<(), Failure> {
     let config = cli.config()?;
     let (Some(netns), Some(name)) = (&cli.netns, &cli.tap) else {
@@ -121,5 +151,10 @@ pub fn make_tap(cli: &Cli) -> Result<(), Failure> {
         ethlink::TapError::Name(_) | ethlink::TapError::Busy { .. } => Failure::usage(error.to_string()),
         other => Failure::of(&other),
     })?;
-    pass::send(std::io::stdin(), std::os::fd::AsFd::as_fd(&tap)).map_err(|error| Failure::of(&error))
+    pass::send(std::io::stdin(), std::os::fd::AsFd::as_fd(&tap)).map_err(|error| Failure::of(&error))?;
+    drop(tap);
+    if forwards_ports(cli) {
+        inside::serve(std::io::stdin()).map_err(|error| Failure::of(&error))?;
+    }
+    Ok(())
 }

@@ -44,6 +44,9 @@ pub struct Cli {
     /// Unix socket of datagrams, for vfkit and QEMU's `-netdev dgram`; one machine each
     #[arg(long, value_name = "PATH")]
     pub listen_vfkit: Vec<PathBuf>,
+    /// Unix socket for machines over vhost-user, whose memory is shared: QEMU, cloud-hypervisor, crosvm
+    #[arg(long, value_name = "PATH")]
+    pub vhost_user: Vec<PathBuf>,
     /// Connected socket that the command was started with: a stream with QEMU's framing, or packets
     #[arg(long, value_name = "NUMBER")]
     pub fd: Vec<i32>,
@@ -254,7 +257,7 @@ impl Cli {
         });
         let dns = Resolvers::Fixed(servers.copied().collect());
         let backlog = self.classic.listen_backlog.map_or(Config::default().backlog, |count| count as u16);
-        Ok(Config { network, dns, hosts: None, forwards: Vec::new(), backlog, intercept: None })
+        Ok(Config { network, dns, hosts: None, backlog, ..Config::default() })
     }
 
     /// The smallest network of at least 256 addresses that has all of those given.
@@ -280,6 +283,7 @@ impl Cli {
             any(Protocol::Connect, &self.listen),
             paths(Protocol::Bess, &self.listen_bess),
             paths(Protocol::Datagram, &self.listen_vfkit),
+            paths(Protocol::VhostUser, &self.vhost_user),
         ]
         .concat()
     }

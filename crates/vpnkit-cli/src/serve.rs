@@ -30,7 +30,8 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     let warden = Arc::new(warden);
     let texts = watched.first(&mut events)?;
     let later = Arc::new(Later::default());
-    let link = attach::attach(cli, &config.network, &later)?;
+    let attached = attach::attach(cli, &config.network, &later)?;
+    config.inside = attached.inside;
     let listening = control::listen(cli)?;
     let trees = forwarder::bind(cli)?;
     let offers = control::offers(cli)?;
@@ -46,7 +47,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     let detours = Arc::new(Detours::start(cli, Arc::clone(&warden), later)?);
     watched.begin(&texts, &mut config, &detours)?;
     config.intercept = Some(Arc::new(Interception(Arc::clone(&detours))));
-    let (link, recorder) = control::capture(cli, link);
+    let (link, recorder) = control::capture(cli, attached.link);
     let engine = Arc::new(Engine::start(config, link).map_err(|error| Failure::of(&error))?);
     detours.attach(&engine);
     watched.apply_all(texts, &engine, &detours);

@@ -86,6 +86,81 @@ fn an_impossible_ipv6_network_is_one_line_and_code_2() {
 }
 
 #[test]
+fn connections_from_loopback_go_past_the_device() {
+    run("connections_from_loopback_go_past_the_device", |guest| {
+        let _vpnkit = guest.serve(&["--config-net", "-t", "127.0.0.1/18081:81"]);
+        // A server that listens on its own loopback only is found too.
+        let program = "
+l = socket.create_server((\"127.0.0.1\", 81))
+print(\"ready\", flush=True)
+c, peer = l.accept()
+parts = []
+while True:
+    part = c.recv(1 << 20)
+    if not part: break
+    parts.append(part)
+c.sendall(b\"\".join(parts)[::-1])
+c.close()
+print(peer[0], flush=True)";
+        let mut server = guest.python_command(program).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        let before: u64 = guest.shell("cat /sys/class/net/tap0/statistics/rx_bytes").parse().unwrap();
+        let bytes: Vec<u8> =
+            (0..20_000_000u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+        let mut stream = TcpStream::connect("127.0.0.1:18081").unwrap();
+        stream.write_all(&bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer.reverse();
+        assert!(answer == bytes, "{} bytes came back", answer.len());
+        assert_eq!(lines.next().unwrap().unwrap(), "127.0.0.1", "who the server saw");
+        let after: u64 = guest.shell("cat /sys/class/net/tap0/statistics/rx_bytes").parse().unwrap();
+        assert!(after - before < 1_000_000, "{} bytes came over the device", after - before);
+        server.wait().unwrap();
+        // Nobody listens any more: neither there nor at the guest's address.
+        let mut refused = TcpStream::connect("127.0.0.1:18081").unwrap();
+        assert!(refused.read(&mut [0]).is_err(), "an end instead of a reset");
+    });
+}
+
+#[test]
+fn a_namespace_and_a_machine_on_a_socket_share_a_switch() {
+    run("a_namespace_and_a_machine_on_a_socket_share_a_switch", |guest| {
+        let socket = std::env::temp_dir().join(format!("vpnkit-mixed-{}", std::process::id()));
+        let path = format!("unix:{}", socket.display());
+        let _vpnkit = guest.serve(&["--config-net", "--listen-qemu", &path]);
+        let mut machine = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        machine.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mac = [2, 0, 0, 0, 0, 77];
+        let request = [
+            &[0, 0, 0, 42][..],
+            &[0xff; 6],
+            &mac,
+            &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+            &mac,
+            &[192, 168, 65, 77],
+            &[0; 6],
+            &[192, 168, 65, 3],
+        ]
+        .concat();
+        machine.write_all(&request).unwrap();
+        loop {
+            let mut length = [0; 4];
+            machine.read_exact(&mut length).unwrap();
+            let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+            machine.read_exact(&mut frame).unwrap();
+            // The namespace's kernel says where its address is.
+            if frame[..6] == mac && frame[12..14] == [8, 6] && frame[20..22] == [0, 2] {
+                assert_eq!(frame[28..32], [192, 168, 65, 3]);
+                break;
+            }
+        }
+    });
+}
+
+#[test]
 fn the_command_ends_with_its_namespace() {
     run("the_command_ends_with_its_namespace", |guest| {
         let mut vpnkit = guest.serve(&["--config-net"]);

@@ -1,4 +1,4 @@
-//! Debian's kernel in QEMU, attached by its `stream` and `dgram` back ends: DHCP, DNS, TCP, ping and SLAAC as a machine
+//! Debian's kernel in QEMU, attached by its `stream`, `dgram` and `vhost-user` back ends: DHCP, DNS, TCP, ping and SLAAC as a machine
 //! does them.
 //!
 //! The kernel and its userland are those that `coracle` keeps once it has run; without them, or without QEMU, a test
@@ -63,6 +63,13 @@ fn a_machine_of_qemu_is_at_home_on_datagrams() {
         format!(
             "dgram,id=n,local.type=unix,local.path={folder}/qemu,remote.type=unix,remote.path={folder}/vpnkit"
         )
+    });
+}
+
+#[test]
+fn a_machine_of_qemu_is_at_home_over_vhost_user() {
+    check("a_machine_of_qemu_is_at_home_over_vhost_user", "--vhost-user", |_| {
+        "vhost-user,id=n,chardev=c".into()
     });
 }
 
@@ -167,7 +174,18 @@ fn vpnkit(folder: &Path, listen: &str) -> Vpnkit {
 /// Runs the machine until it switches itself off; returns what it wrote to its console.
 fn boot(folder: &Path, kernel: &Path, image: &Path, netdev: &str) -> String {
     let console = folder.join("console");
-    let mut qemu = Command::new("qemu-system-x86_64")
+    let mut qemu = Command::new("qemu-system-x86_64");
+    if netdev.starts_with("vhost-user") {
+        let socket = folder.join("vpnkit");
+        qemu.args([
+            "-object",
+            "memory-backend-memfd,id=m,size=256M,share=on",
+            "-machine",
+            "memory-backend=m",
+        ]);
+        qemu.args(["-chardev", &format!("socket,id=c,path={}", socket.display())]);
+    }
+    let mut qemu = qemu
         .args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults", "-no-reboot"])
         .args(["-display", "none", "-serial", &format!("file:{}", console.display())])
         .arg("-kernel")

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ethlink::inside::Inside;
 use vpnkit_stack::wire::ethernet::MacAddr;
 use vpnkit_stack::{ConfigError, GatewayPorts, Zone};
 
@@ -26,6 +27,9 @@ pub struct Config {
     pub backlog: u16,
     /// Where connections of guests really go, if not straight.
     pub intercept: Option<Arc<dyn Intercept>>,
+    /// Where sockets of the guest's namespace come from, if it is one: TCP connections from this host's loopback to a
+    /// forwarded port then go past the device.
+    pub inside: Option<Arc<Inside>>,
 }
 
 /// See [`Config::backlog`].
@@ -40,6 +44,7 @@ impl Default for Config {
             forwards: Vec::new(),
             backlog: BACKLOG,
             intercept: None,
+            inside: None,
         }
     }
 }

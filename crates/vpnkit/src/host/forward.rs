@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use vpnkit_stack::{ForwardId, Instant};
 
@@ -65,6 +66,8 @@ fn bind(forward: &Forward, backlog: u16) -> io::Result<Socket> {
         Protocol::Tcp => {
             let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
             net::sockopt::set_socket_reuseaddr(&fd, true)?;
+            // Those that are accepted inherit it.
+            net::sockopt::set_tcp_nodelay(&fd, true)?;
             net::bind(&fd, &forward.bind)?;
             net::listen(&fd, backlog.into())?;
             Ok(Socket::Tcp(fd.into()))
@@ -75,6 +78,13 @@ fn bind(forward: &Forward, backlog: u16) -> io::Result<Socket> {
             Ok(Socket::Udp(fd.into()))
         }
     }
+}
+
+/// Accepts a connection: its socket, and who is at the other end.
+fn accept(listener: &TcpListener) -> Result<(OwnedFd, Option<SocketAddr>), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (fd, peer) = net::acceptfrom_with(listener, flags)?;
+    Ok((fd, peer.and_then(|peer| SocketAddr::try_from(peer).ok())))
 }
 
 #[derive(Debug)]
@@ -136,15 +146,11 @@ impl Host {
             let Some(port) = self.forwards.ports.get_mut(&number) else { return };
             let guest = port.bound.forward.guest;
             match &port.bound.socket {
-                Socket::Tcp(listener) => match listener.accept() {
-                    Ok((stream, peer)) => {
-                        if stream.set_nonblocking(true).is_ok() {
-                            self.tcp_accepted(stream.into(), peer, guest);
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Socket::Tcp(listener) => match accept(listener) {
+                    Ok((fd, Some(peer))) => self.tcp_accepted(fd, peer, guest),
                     // A connection that was reset before it was accepted: accept(2).
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Ok((_, None)) | Err(Errno::CONNABORTED) => {}
+                    Err(Errno::AGAIN) => return,
                     Err(_) => return self.forward_pause(number),
                 },
                 Socket::Udp(socket) => match socket.recv_from(&mut self.scratch) {

@@ -9,6 +9,7 @@ mod ping;
 mod poller;
 mod route;
 mod spin;
+mod splice;
 pub(crate) mod sys;
 mod tcp;
 mod udp;
@@ -19,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use ethlink::inside::Inside;
 use rustix::event::epoll::EventFlags;
 use vpnkit_stack::wire::ethernet::MacAddr;
 use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Hosts, Instant, Offload, Stack};
@@ -63,6 +65,8 @@ pub(crate) struct Host {
     dns: dns::Forwarder,
     lookups: lookup::Lookups,
     intercept: Option<Arc<dyn Intercept>>,
+    pairs: splice::Pairs,
+    inside: Option<Arc<Inside>>,
     scratch: Vec<u8>,
     /// Whether the link may have frames.
     link_ready: bool,
@@ -102,7 +106,12 @@ impl Host {
             let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
             poller.add(fd, Owner::Link, events).map_err(StartError::os("epoll_ctl"))?;
         }
+        if let Some(inside) = &config.inside {
+            poller.add(inside, Owner::Inside, EventFlags::IN).map_err(StartError::os("epoll_ctl"))?;
+        }
         Ok(Self {
+            pairs: splice::Pairs::default(),
+            inside: config.inside.clone(),
             stack,
             link,
             waker,
@@ -142,6 +151,7 @@ impl Host {
             self.stack.on_time(now);
             self.expire(now);
             self.tcp_resume();
+            self.splice_resume();
             self.settle();
             if let Some(offload) = self.link.offload() {
                 self.stack.set_offload(offload);
@@ -155,7 +165,7 @@ impl Host {
             if cfg!(debug_assertions) {
                 self.check();
             }
-            self.wait(received == Received::Some || self.tcp.has_ready());
+            self.wait(received == Received::Some || self.tcp.has_ready() || self.pairs.has_ready());
         }
     }
 
@@ -261,6 +271,18 @@ impl Host {
             Owner::Ping(flow) => self.ping_event(flow, events),
             Owner::Forward(number) => self.forward_event(number),
             Owner::Dns(slot) => self.dns_event(slot, events),
+            Owner::Spliced(slot, side) => self.splice_event(slot, side, events),
+            Owner::Inside => self.inside_event(),
+        }
+    }
+
+    /// Takes sockets of the namespace; without the other end there are none any more.
+    fn inside_event(&mut self) {
+        if let Some(inside) = &self.inside
+            && !inside.collect()
+        {
+            self.poller.remove_owner(inside, Owner::Inside);
+            self.inside = None;
         }
     }
 
@@ -318,8 +340,15 @@ impl Host {
     /// Panics unless all invariants hold: every descriptor has one owner, and every owner its descriptor.
     fn check(&self) {
         self.stack.check();
-        let own = 1 + usize::from(self.link.fd().is_some());
-        let parts = [self.tcp.len(), self.udp.len(), self.pings.len(), self.forwards.len(), self.dns.len()];
+        let own = 1 + usize::from(self.link.fd().is_some()) + usize::from(self.inside.is_some());
+        let parts = [
+            self.pairs.len(),
+            self.tcp.len(),
+            self.udp.len(),
+            self.pings.len(),
+            self.forwards.len(),
+            self.dns.len(),
+        ];
         assert_eq!(
             self.poller.len(),
             own + parts.iter().sum::<usize>(),

@@ -25,6 +25,10 @@ pub enum Owner {
     Ping(PingId),
     /// A forwarded port, by its number.
     Forward(u32),
+    /// One socket of a spliced pair: the pair's number, and which of the two.
+    Spliced(usize, usize),
+    /// Where sockets of a namespace come from.
+    Inside,
     /// An attempt to ask a resolver, by its slot.
     Dns(usize),
 }
@@ -82,6 +86,15 @@ impl Poller {
         // It can only fail for a descriptor that is not in the set.
         let _ = epoll::delete(&self.epoll, fd);
         self.forget(token);
+    }
+
+    /// Takes out the descriptor of an owner of whom there is one.
+    pub fn remove_owner(&mut self, fd: impl AsFd, owner: Owner) {
+        let index = self.slots.iter().position(|slot| slot.1 == Some(owner));
+        if let Some(index) = index {
+            let token = Token(u64::from(self.slots[index].0) << 32 | index as u64);
+            self.remove(fd, token);
+        }
     }
 
     /// Waits for events, at most for `timeout`; they are then taken with [`Poller::event`].

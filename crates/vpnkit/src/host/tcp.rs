@@ -37,6 +37,12 @@ struct Connection {
     writable: bool,
     /// The peer has sent its FIN, which reading has not reached.
     hung_up: bool,
+    /// Urgent data came: a short read may end before it, and is then no end.
+    urgent: bool,
+    /// Whether Nagle's algorithm may hold data back: it does nothing to the first.
+    nagle: bool,
+    /// Whether something was written.
+    wrote: bool,
     finished: bool,
     /// Whether it is in the list of those that have more to read.
     listed: bool,
@@ -50,6 +56,21 @@ pub struct Connections {
     count: usize,
     /// Those that had more to read after their turn.
     ready: VecDeque<TcpId>,
+}
+
+impl Connection {
+    /// Sends `parts` without delay: Nagle's algorithm is switched off before it would do anything, which spares
+    /// connections of one request the call.
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        if self.nagle && self.wrote {
+            // A socket without it works, with delays.
+            let _ = net::sockopt::set_tcp_nodelay(&self.fd, true);
+            self.nagle = false;
+        }
+        self.wrote = true;
+        let mut control = net::SendAncillaryBuffer::default();
+        net::sendmsg(&self.fd, parts, &mut control, SendFlags::NOSIGNAL)
+    }
 }
 
 impl Connections {
@@ -89,7 +110,7 @@ impl Sockets for Connections {
         if data.len() < DIRECT_BYTES_MIN || connection.connecting || !connection.writable {
             return 0;
         }
-        match net::send(&connection.fd, data, SendFlags::NOSIGNAL) {
+        match connection.send(&[IoSlice::new(data)]) {
             Ok(count) => {
                 connection.writable = count == data.len();
                 count
@@ -105,7 +126,7 @@ impl Sockets for Connections {
 }
 
 fn events() -> EventFlags {
-    EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
+    EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET
 }
 
 impl Host {
@@ -145,6 +166,10 @@ impl Host {
                 readable: false,
                 writable: false,
                 hung_up: false,
+                urgent: false,
+                // An accepted socket has what its listener was given.
+                nagle: connecting,
+                wrote: false,
                 finished: false,
                 listed: false,
                 read_bytes: READ_BYTES_MIN,
@@ -156,8 +181,14 @@ impl Host {
 
     /// A connection came to a forwarded port.
     pub(super) fn tcp_accepted(&mut self, fd: OwnedFd, peer: SocketAddr, guest: SocketAddr) {
-        // A socket without it works, with delays.
-        let _ = net::sockopt::set_tcp_nodelay(&fd, true);
+        let fd = if peer.ip().is_loopback() {
+            match self.splice(fd, guest) {
+                Ok(()) => return,
+                Err(fd) => fd,
+            }
+        } else {
+            fd
+        };
         match self.stack.tcp_open(self.now(), peer, guest) {
             Some(flow) => self.tcp_add(flow, fd, false, None),
             None => reset_on_close(&fd),
@@ -176,6 +207,7 @@ impl Host {
         connection.readable |= broken || events.intersects(EventFlags::IN | EventFlags::RDHUP);
         connection.hung_up |= broken || events.intersects(EventFlags::RDHUP);
         connection.writable |= broken || events.intersects(EventFlags::OUT);
+        connection.urgent |= broken || events.intersects(EventFlags::PRI);
         if connection.connecting {
             if !connection.writable {
                 return;
@@ -242,6 +274,11 @@ impl Host {
             Ok(count) => {
                 self.stack.tcp_filled(flow, count);
                 let drained = count < asked;
+                // The FIN was there before the read, which stopped at it: it goes with the data.
+                connection.finished = drained && connection.hung_up && !connection.urgent;
+                if connection.finished {
+                    return self.stack.tcp_finished(flow);
+                }
                 connection.readable = !drained || connection.hung_up;
                 let next = if drained { connection.read_bytes / 2 } else { connection.read_bytes * 4 };
                 connection.read_bytes = next.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
@@ -264,9 +301,7 @@ impl Host {
             if first.is_empty() || !connection.writable || connection.connecting {
                 return;
             }
-            let parts = [IoSlice::new(first), IoSlice::new(second)];
-            let mut control = net::SendAncillaryBuffer::default();
-            match net::sendmsg(&connection.fd, &parts, &mut control, SendFlags::NOSIGNAL) {
+            match connection.send(&[IoSlice::new(first), IoSlice::new(second)]) {
                 Ok(count) => {
                     let now = self.now();
                     self.stack.tcp_consumed(now, flow, count);
@@ -321,7 +356,6 @@ fn connect(to: SocketAddr, announce: Option<Box<dyn FnOnce(SocketAddr) + Send>>)
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
-    net::sockopt::set_tcp_nodelay(&fd, true)?;
     if let Some(announce) = announce {
         net::bind(&fd, &SocketAddr::new(to.ip(), 0))?;
         announce(net::getsockname(&fd)?.try_into()?);
@@ -333,7 +367,7 @@ fn connect(to: SocketAddr, announce: Option<Box<dyn FnOnce(SocketAddr) + Send>>)
 }
 
 /// Makes closing the socket reset the connection.
-fn reset_on_close(fd: &OwnedFd) {
+pub(super) fn reset_on_close(fd: &OwnedFd) {
     // If it fails, the peer sees an end instead of a reset.
     let _ = net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
 }
