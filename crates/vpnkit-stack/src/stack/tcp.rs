@@ -252,7 +252,16 @@ impl Stack {
         Seq((hash >> 16) as u32) + (now.0 / 4) as u32
     }
 
-    pub(super) fn add_tcp(&mut self, now: Instant, key: FlowKey, endpoint: Endpoint, owner: Owner) -> TcpId {
+    pub(super) fn add_tcp(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        mut endpoint: Endpoint,
+        owner: Owner,
+    ) -> TcpId {
+        if owner == Owner::Host {
+            endpoint.pace();
+        }
         let flow = TcpFlow {
             key,
             endpoint,

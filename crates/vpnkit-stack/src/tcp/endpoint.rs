@@ -122,6 +122,8 @@ pub(crate) struct Endpoint {
     pub(super) rx_limit: u32,
     /// Bytes consumed since the window grew.
     pub(super) rx_consumed: u32,
+    /// Whether the window opens only when everything received is consumed.
+    pub(super) paced: bool,
     pub(super) early: Assembler,
     pub(super) fin_early: Option<Seq>,
     pub(super) fin_in: bool,
@@ -173,6 +175,7 @@ impl Endpoint {
             rx_max: settings.window_bytes,
             rx_limit: settings.window_bytes_max,
             rx_consumed: 0,
+            paced: false,
             early: Assembler::default(),
             fin_early: None,
             fin_in: false,
@@ -227,6 +230,13 @@ impl Endpoint {
         self.snd_wnd_max = self.snd_wnd;
         self.snd_wl1 = syn.seq;
         self.snd_wl2 = self.snd_una;
+    }
+
+    /// Lets the window open only when everything received is consumed: for a user that takes bytes as they come. A peer
+    /// that is faster then waits with its data in its own memory, instead of keeping our buffer full, through which
+    /// every byte would be copied from then on.
+    pub fn pace(&mut self) {
+        self.paced = true;
     }
 
     /// Where the connection stands.

@@ -124,7 +124,7 @@ impl Endpoint {
     /// worthwhile step. Spec: RFC 9293 §3.8.6.2.2.
     fn window_to_tell(&self) -> (Seq, u16) {
         let told = self.told_bytes();
-        let room = self.window_bytes();
+        let room = if self.waits_for_user() { told.min(self.window_bytes()) } else { self.window_bytes() };
         let step = u32::from(self.link_mss).min(self.rx_max / 2).max(1);
         let bytes = if room >= told + step { room } else { told.min(room) };
         let field = (bytes >> self.rcv_scale).min(0xffff);
@@ -141,7 +141,11 @@ impl Endpoint {
         let told = self.told_bytes();
         let small = u32::from(self.link_mss).min(self.rx_max / 2).max(1);
         let step = if told < small { small } else { (self.rx_max / 4).max(1) };
-        self.window_bytes() >= told + step
+        !self.waits_for_user() && self.window_bytes() >= told + step
+    }
+
+    fn waits_for_user(&self) -> bool {
+        self.paced && !self.rx.is_empty()
     }
 
     fn plan_open(&self, len_max: usize) -> Option<Plan> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use vpnkit_stack::{Effect, Instant, Stack, TcpId};
+use vpnkit_stack::{Effect, Instant, Sockets, Stack, TcpId};
 
 use crate::guest::pattern;
 use crate::link::Random;
@@ -26,8 +26,36 @@ pub struct Connection {
     pub gone: bool,
 }
 
+/// The sockets while the stack takes a frame: they take some of the data at once.
+pub struct Direct<'a> {
+    pub host: &'a mut Host,
+    pub random: &'a mut Random,
+    /// How often they take anything, in percent.
+    pub percent: u64,
+}
+
+impl Sockets for Direct<'_> {
+    fn write(&mut self, flow: TcpId, data: &[u8]) -> usize {
+        let Some(connection) = self.host.connections.get_mut(&flow) else { return 0 };
+        let busy = connection.closed.is_some() || connection.gone || self.host.slow;
+        if busy || !self.random.percent(self.percent) {
+            return 0;
+        }
+        let some = 1 + self.random.below(data.len() as u64) as usize;
+        let count = if self.random.percent(50) { data.len() } else { some.min(data.len()) };
+        let right = (0..count).all(|at| data[at] == pattern(connection.stream, connection.received + at));
+        if !right {
+            self.host.wrong = Some(connection.received);
+        }
+        connection.received += count;
+        count
+    }
+}
+
 #[derive(Default)]
 pub struct Host {
+    /// Where a byte that was written at once was not what was sent.
+    pub wrong: Option<usize>,
     pub connections: HashMap<TcpId, Connection>,
     /// By remote port: what a connection that the guest opens is to be like.
     pub expected: HashMap<u16, Connection>,
@@ -36,6 +64,9 @@ pub struct Host {
 
 impl Host {
     pub fn take_effects(&mut self, stack: &mut Stack) -> Result<(), String> {
+        if let Some(at) = self.wrong {
+            return Err(format!("the host got a wrong byte at once, after {at}"));
+        }
         while let Some(effect) = stack.pop_effect() {
             match effect {
                 Effect::TcpConnect { flow, to } => {

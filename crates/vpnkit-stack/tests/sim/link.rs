@@ -35,7 +35,10 @@ pub struct Link {
 impl Link {
     /// Sends a frame at `now` with the faults given.
     pub fn send(&mut self, now: u64, frame: Vec<u8>, random: &mut Random, plan: &crate::Plan) {
-        if random.percent(plan.loss) {
+        // Seconds drawn by chance: with regular ones, timers that double meet an outage each time.
+        let second = Random(now / 1_000_000).next();
+        let down = plan.outage_every > 0 && second % plan.outage_every == 0;
+        if down || random.percent(plan.loss) {
             return;
         }
         if random.percent(plan.duplicates) {

@@ -3,12 +3,13 @@
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use ethlink::{Vnet, segment};
 use smoltcp::socket::tcp::Socket;
 use smoltcp::wire::IpAddress;
 use vpnkit_stack::{Config, FrameSink, Instant, Offload, Stack};
 
 use crate::guest::{Flow, Guest};
-use crate::host::{Connection, Host};
+use crate::host::{Connection, Direct, Host};
 use crate::link::{Link, Random};
 
 /// What an episode is like. Probabilities are in percent.
@@ -28,6 +29,14 @@ pub struct Plan {
     pub resets: bool,
     /// Whether the host opens the flows, towards the guest.
     pub inbound: bool,
+    /// How often the host's sockets take data while the frame is there.
+    pub direct: u64,
+    /// How often acknowledgements are kept back for a moment.
+    pub hold: u64,
+    /// Whether the stack leaves segmentation and checksums to the link, which does them in software.
+    pub offload: bool,
+    /// One of so many seconds, the link is down.
+    pub outage_every: u64,
 }
 
 impl Default for Plan {
@@ -45,6 +54,10 @@ impl Default for Plan {
             guest_buffer: 65535,
             resets: false,
             inbound: false,
+            direct: 0,
+            hold: 0,
+            offload: false,
+            outage_every: 0,
         }
     }
 }
@@ -61,6 +74,8 @@ pub struct World {
     up: Link,
     down: Link,
     now: u64,
+    /// Acknowledgements are kept back.
+    held: bool,
 }
 
 struct Sink<'a> {
@@ -72,13 +87,18 @@ struct Sink<'a> {
 
 impl FrameSink for Sink<'_> {
     fn send(&mut self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
-        assert_eq!(offload, Offload::NONE);
+        assert!(self.plan.offload || offload == Offload::NONE, "{offload:?}");
         if self.random.percent(self.plan.blocked) {
             return false;
         }
-        let frame: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        assert!(frame.len() <= usize::from(self.plan.mtu) + 14, "a frame of {} bytes", frame.len());
-        self.link.send(self.now, frame, self.random, self.plan);
+        let header = Vnet(offload.to_virtio(parts[0].len() as u16));
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+        segment::finish(&header, &parts, &mut |parts| {
+            let frame = parts.concat();
+            assert!(frame.len() <= usize::from(self.plan.mtu) + 14, "a frame of {} bytes", frame.len());
+            self.link.send(self.now, frame, self.random, self.plan);
+        })
+        .expect("the stack's frames are what it says");
         true
     }
 }
@@ -86,13 +106,24 @@ impl FrameSink for Sink<'_> {
 impl World {
     pub fn new(seed: u64, plan: Plan) -> Self {
         let mut random = Random(seed ^ 0xabcd_ef01);
-        let stack = Stack::new(Config { mtu: plan.mtu, ..Config::default() }, seed).expect("a valid network");
+        let stack = Stack::new(Config { mtu: plan.mtu, offload: plan.offload, ..Config::default() }, seed)
+            .expect("a valid network");
         let mut guest = Guest::new(seed, usize::from(plan.mtu), plan.slow_guest);
         let mut host = Host { slow: plan.slow_host, ..Host::default() };
         for index in 0..plan.flows {
             add_flow(index, &plan, &mut random, &mut guest, &mut host);
         }
-        Self { plan, random, stack, guest, host, up: Link::default(), down: Link::default(), now: 0 }
+        Self {
+            plan,
+            random,
+            stack,
+            guest,
+            host,
+            up: Link::default(),
+            down: Link::default(),
+            now: 0,
+            held: false,
+        }
     }
 
     /// Runs until all flows are over, and compares.
@@ -132,7 +163,9 @@ impl World {
     fn step(&mut self) -> Result<(), String> {
         let now = Instant(self.now);
         while let Some(frame) = self.up.receive(self.now) {
-            self.stack.on_frame(now, Offload::NONE, &frame, &mut ());
+            let percent = self.plan.direct;
+            let mut sockets = Direct { host: &mut self.host, random: &mut self.random, percent };
+            self.stack.on_frame(now, Offload::NONE, &frame, &mut sockets);
         }
         while let Some(frame) = self.down.receive(self.now) {
             self.guest.port.received.push_back(frame);
@@ -141,9 +174,15 @@ impl World {
         self.host.take_effects(&mut self.stack)?;
         self.host.run_programs(now, &mut self.stack, &mut self.random)?;
         self.host.take_effects(&mut self.stack)?;
+        let hold = !self.held && self.random.percent(self.plan.hold);
         let mut sink =
             Sink { link: &mut self.down, random: &mut self.random, plan: &self.plan, now: self.now };
-        let all = self.stack.transmit(now, &mut sink);
+        let all = if hold {
+            self.stack.transmit_answers(now, &mut sink)
+        } else {
+            self.stack.transmit(now, &mut sink)
+        };
+        self.held = hold && self.stack.holds_back();
         self.stack.check();
         self.guest.poll(self.now);
         self.guest.run_programs(&mut self.random)?;
@@ -164,6 +203,7 @@ impl World {
             self.stack.deadline().map(|at| at.0),
             self.guest.deadline(self.now),
             busy.then_some(self.now + 1000),
+            self.held.then_some(self.now + 50),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(self.now + 1_000_000);
         self.now = next.clamp(self.now + 1, self.now + 1_000_000);
