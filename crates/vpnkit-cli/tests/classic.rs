@@ -133,11 +133,16 @@ fn docker_desktops_command_line_starts_it() {
     assert_eq!(head[..4], [0xd4, 0xc3, 0xb2, 0xa1]);
     assert_eq!(head[16..20], 128u32.to_le_bytes(), "128 bytes of each frame, as VPNKit has it");
     machine.write_all(&arp(mac)).unwrap();
-    let mut length = [0; 2];
-    machine.read_exact(&mut length).unwrap();
-    let mut reply = vec![0; usize::from(u16::from_le_bytes(length))];
-    machine.read_exact(&mut reply).unwrap();
-    assert_eq!(reply[12..14], [8, 6]);
+    // The router may have said something of its own before.
+    let reply = loop {
+        let mut length = [0; 2];
+        machine.read_exact(&mut length).unwrap();
+        let mut frame = vec![0; usize::from(u16::from_le_bytes(length))];
+        machine.read_exact(&mut frame).unwrap();
+        if frame[12..14] == [8, 6] {
+            break frame;
+        }
+    };
     assert_eq!(reply[6..12], [0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6], "the gateway's address");
     let mut record = [0; 16 + 60];
     pcap.read_exact(&mut record).unwrap();

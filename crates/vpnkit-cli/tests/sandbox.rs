@@ -143,18 +143,21 @@ fn a_confined_network_forwards_follows_files_and_captures() {
         let mut server = guest.python_command(program).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let mut capture = std::os::unix::net::UnixStream::connect(path("control")).unwrap();
-        capture.write_all(b"GET /capture?filter=tcp%20port%2081 HTTP/1.0\r\n\r\n").unwrap();
-        let mut head = [0; 64];
-        capture.read_exact(&mut head).unwrap();
         let mut answer = String::new();
         TcpStream::connect("127.0.0.1:18081").unwrap().read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "afloat");
         server.wait().unwrap();
+
+        // Not of that connection: it went past the device.
+        let mut capture = std::os::unix::net::UnixStream::connect(path("control")).unwrap();
+        capture.write_all(b"GET /capture?filter=udp%20port%2053 HTTP/1.0\r\n\r\n").unwrap();
+        let mut head = [0; 64];
+        capture.read_exact(&mut head).unwrap();
+        assert_eq!(resolve(), "10.2.2.2");
         capture.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut seen = head.to_vec();
         let mut piece = [0; 4096];
-        while !seen.windows(6).any(|window| window == b"afloat") {
+        while !seen.windows(7).any(|window| window == b"changes") {
             let count = capture.read(&mut piece).unwrap();
             assert!(count > 0, "the capture ended");
             seen.extend_from_slice(&piece[..count]);

@@ -37,7 +37,7 @@ impl Link {
     pub fn send(&mut self, now: u64, frame: Vec<u8>, random: &mut Random, plan: &crate::Plan) {
         // Seconds drawn by chance: with regular ones, timers that double meet an outage each time.
         let second = Random(now / 1_000_000).next();
-        let down = plan.outage_every > 0 && second % plan.outage_every == 0;
+        let down = plan.outage_every > 0 && second.is_multiple_of(plan.outage_every);
         if down || random.percent(plan.loss) {
             return;
         }

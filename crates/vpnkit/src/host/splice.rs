@@ -4,6 +4,7 @@
 //! The program sees a client on 127.0.0.1. It is looked for at the guest's address, then on its loopback.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
@@ -29,6 +30,12 @@ struct End {
     token: Token,
     readable: bool,
     writable: bool,
+}
+
+impl End {
+    fn new(fd: OwnedFd, token: Token) -> Self {
+        Self { fd, token, readable: false, writable: false }
+    }
 }
 
 /// One direction: what is between the sockets.
@@ -83,37 +90,65 @@ impl Pairs {
     }
 }
 
+fn events() -> EventFlags {
+    EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET
+}
+
 impl Host {
     /// Joins a client to the program at `guest`; gives the client back when it has to go through the stack.
     pub(super) fn splice(&mut self, client: OwnedFd, guest: SocketAddr) -> Result<(), OwnedFd> {
         // The sockets at hand are for IPv4.
         let SocketAddr::V4(guest) = guest else { return Err(client) };
-        let socket =
-            self.inside.as_ref().filter(|_| self.pairs.count < PAIRS_MAX).and_then(|inside| inside.take());
-        let Some(socket) = socket else { return Err(client) };
+        if self.inside.is_none() || self.pairs.count >= PAIRS_MAX {
+            return Err(client);
+        }
         let Ok(pipes) = pipe().and_then(|first| Ok([first, pipe()?])) else { return Err(client) };
         let local = SocketAddrV4::new(Ipv4Addr::LOCALHOST, guest.port());
-        let bound = net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
-        let next = match bound.and_then(|()| begin(&socket, guest)) {
-            Ok(()) => Some(local),
-            Err(Errno::CONNREFUSED) if begin(&socket, local).is_ok() => None,
+        let (socket, next) = match self.splice_begin(guest) {
+            Ok(socket) => (socket, Some(local)),
+            Err(Errno::CONNREFUSED) => match self.splice_begin(local) {
+                Ok(socket) => (socket, None),
+                Err(_) => return Err(client),
+            },
             Err(_) => return Err(client),
         };
         let slot = self.pairs.slots.iter().position(Option::is_none).unwrap_or(self.pairs.slots.len());
-        let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        let Ok(token) = self.poller.add(&client, Owner::Spliced(slot, 0), events) else { return Err(client) };
-        let Ok(other) = self.poller.add(&socket, Owner::Spliced(slot, 1), events) else {
+        let Ok(token) = self.poller.add(&client, Owner::Spliced(slot, 0), events()) else {
+            return Err(client);
+        };
+        let Ok(other) = self.poller.add(&socket, Owner::Spliced(slot, 1), events()) else {
             self.poller.remove(&client, token);
             return Err(client);
         };
-        let end = |fd, token| End { fd, token, readable: false, writable: false };
-        let ends = [end(client, token), end(socket, other)];
+        let ends = [End::new(client, token), End::new(socket, other)];
         let pair = Pair { ends, pipes, next, connecting: true, listed: false };
         if slot == self.pairs.slots.len() {
             self.pairs.slots.push(None);
         }
         self.pairs.slots[slot] = Some(pair);
         self.pairs.count += 1;
+        Ok(())
+    }
+
+    /// A socket of the namespace that begins to connect.
+    fn splice_begin(&self, to: SocketAddrV4) -> Result<OwnedFd, Errno> {
+        let socket = self.inside.as_ref().and_then(|inside| inside.take()).ok_or(Errno::MFILE)?;
+        net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        match net::connect(&socket, &to) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks for the program elsewhere, with another socket: what connect(2) does on one that failed is not the same
+    /// everywhere.
+    fn splice_again(&mut self, slot: usize, to: SocketAddrV4) -> io::Result<()> {
+        let socket = self.splice_begin(to)?;
+        let token = self.poller.add(&socket, Owner::Spliced(slot, 1), events())?;
+        if let Some(Some(pair)) = self.pairs.slots.get_mut(slot) {
+            let failed = std::mem::replace(&mut pair.ends[1], End::new(socket, token));
+            self.poller.forget(failed.token);
+        }
         Ok(())
     }
 
@@ -129,9 +164,7 @@ impl Host {
             }
             let outcome = net::sockopt::socket_error(&end.fd);
             if outcome != Ok(Ok(())) {
-                (end.readable, end.writable) = (false, false);
-                let next = pair.next.take();
-                let again = next.is_some_and(|next| begin(&pair.ends[1].fd, next).is_ok());
+                let again = pair.next.take().is_some_and(|next| self.splice_again(slot, next).is_ok());
                 if !again {
                     self.splice_end(slot, true);
                 }
@@ -234,12 +267,4 @@ fn pipe() -> Result<Pipe, Errno> {
     // A smaller one is slower.
     let _ = fcntl_setpipe_size(&to_write, PIPE_BYTES);
     Ok(Pipe { to_read, to_write, held: 0, ended: false, told: false })
-}
-
-/// Begins to connect.
-fn begin(socket: &OwnedFd, to: SocketAddrV4) -> Result<(), Errno> {
-    match net::connect(socket, &to) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(()),
-        Err(error) => Err(error),
-    }
 }

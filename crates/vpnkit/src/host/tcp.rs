@@ -37,7 +37,7 @@ struct Connection {
     writable: bool,
     /// The peer has sent its FIN, which reading has not reached.
     hung_up: bool,
-    /// Urgent data came: a short read may end before it, and is then no end.
+    /// Urgent data or an error came: a short read may end before it, and is then no end.
     urgent: bool,
     /// Whether Nagle's algorithm may hold data back: it does nothing to the first.
     nagle: bool,
@@ -207,7 +207,7 @@ impl Host {
         connection.readable |= broken || events.intersects(EventFlags::IN | EventFlags::RDHUP);
         connection.hung_up |= broken || events.intersects(EventFlags::RDHUP);
         connection.writable |= broken || events.intersects(EventFlags::OUT);
-        connection.urgent |= broken || events.intersects(EventFlags::PRI);
+        connection.urgent |= events.intersects(EventFlags::ERR | EventFlags::PRI);
         if connection.connecting {
             if !connection.writable {
                 return;
