@@ -76,7 +76,7 @@ fn check(vnet: &Vnet, frame: &[u8], data: &[u8], tcp: usize, addresses: std::ops
 
 #[test]
 fn large_frames_become_segments_with_right_numbers_and_sums() {
-    let data: Vec<u8> = (0..10_001u32).map(|at| (at * at >> 3) as u8).collect();
+    let data: Vec<u8> = (0..10_001u32).map(|at| ((at * at) >> 3) as u8).collect();
     let flags = 0x10 | FIN | PSH | CWR;
     let frame = large_v4(&data, flags);
     check(&vnet(1, 1448, 34), &frame, &data, 34, 26..34);

@@ -189,6 +189,11 @@ impl Host {
         } else {
             fd
         };
+        self.tcp_enter(fd, peer, guest);
+    }
+
+    /// A connection goes to the guest over the device.
+    fn tcp_enter(&mut self, fd: OwnedFd, peer: SocketAddr, guest: SocketAddr) {
         match self.stack.tcp_open(self.now(), peer, guest) {
             Some(flow) => self.tcp_add(flow, fd, false, None),
             None => reset_on_close(&fd),
@@ -198,7 +203,7 @@ impl Host {
     /// A stream that is not TCP: the guest sees the host as its peer.
     pub(super) fn tcp_led(&mut self, stream: OwnedFd, guest: SocketAddr) {
         let local = if guest.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-        self.tcp_accepted(stream, SocketAddr::new(local, 0), guest);
+        self.tcp_enter(stream, SocketAddr::new(local, 0), guest);
     }
 
     pub(super) fn tcp_event(&mut self, flow: TcpId, events: EventFlags) {
