@@ -15,6 +15,9 @@ pub enum EngineKind {
     /// The same without translation.
     #[serde(rename = "soft:interp")]
     SoftInterpreter,
+    /// The interpreter beside translation: the first difference between them ends the machine.
+    #[serde(rename = "soft:lockstep")]
+    SoftLockstep,
     /// The Linux kernel's hypervisor.
     Kvm,
 }
@@ -24,6 +27,7 @@ impl std::fmt::Display for EngineKind {
         f.write_str(match self {
             EngineKind::Soft => "soft",
             EngineKind::SoftInterpreter => "soft:interp",
+            EngineKind::SoftLockstep => "soft:lockstep",
             EngineKind::Kvm => "kvm",
         })
     }

@@ -105,6 +105,8 @@ pub struct Cpu {
     pub xcr0: u64,
     /// DR0 to DR3, DR6, DR7.
     pub debug: [u64; 6],
+    /// Data breakpoints that the current instruction has touched, as in DR6.
+    pub debug_hits: u8,
     /// IA32_EFER.
     pub efer: u64,
     /// Model-specific registers that are plain storage, and the virtual clock.
@@ -126,6 +128,8 @@ pub struct Cpu {
     pub blocks: crate::decode::blocks::Blocks,
     /// What translated code is entered and left with.
     pub jit: crate::jit::Exchange,
+    /// Both tiers run in step.
+    pub lockstep: Option<Box<crate::lockstep::Lockstep>>,
     /// Instructions retired.
     pub retired: u64,
 }
@@ -184,6 +188,7 @@ impl Cpu {
             cr4: 0,
             xcr0: 1,
             debug: [0; 6],
+            debug_hits: 0,
             efer: 0,
             msr: crate::system::msr::Msrs::default(),
             halted: false,
@@ -194,6 +199,7 @@ impl Cpu {
             mmu: crate::mmu::tlb::Mmu::default(),
             blocks: crate::decode::blocks::Blocks::default(),
             jit: crate::jit::Exchange::default(),
+            lockstep: None,
             retired: 0,
         });
         cpu.take_state(&X86State::after_reset());

@@ -6,7 +6,7 @@
 //!
 //! - [`cpu`], [`flags`], [`op`], [`trap`], [`mem`]: the state and the seams between the parts below;
 //! - [`decode`]: bytes to ops to blocks; [`interp`]: what each op does; `run`: the loop over blocks;
-//! - [`jit`]: translation of hot blocks to code of the host;
+//! - [`jit`]: translation of hot blocks to code of the host; [`lockstep`]: both in step, to prove it;
 //! - [`mmu`]: page walks and TLB fills; [`system`]: everything privileged; `vm`: the contract's traits.
 
 #![allow(clippy::missing_errors_doc, reason = "every Err is a `Trap`: an exception of the guest")]
@@ -17,6 +17,7 @@ pub mod decode;
 pub mod flags;
 pub mod interp;
 pub mod jit;
+pub mod lockstep;
 pub mod mem;
 pub mod mmu;
 pub mod op;

@@ -6,12 +6,16 @@ use crate::cpu::Cpu;
 use crate::decode::blocks::{Block, Link};
 use crate::flags::bit;
 use crate::jit::Left;
+use crate::lockstep::{self, Step};
 use crate::op::{BLOCK, Flow, Op};
 use crate::system::Next;
 use crate::trap::{Fault, vector};
 
 /// Blocks between two looks at the clock.
 const COUNTDOWN: u32 = 512;
+
+/// Index of DR6 in [`Cpu::debug`].
+const DR6: usize = 4;
 
 /// Bit of DR6: the trap is that of single-stepping (SDM vol. 3B §17.2.3).
 const DR6_BS: u64 = 1 << 14;
@@ -22,6 +26,8 @@ enum Outcome {
     Look,
     /// The instruction at this RIP raised the exception in [`Cpu::fault`].
     Fault(u64),
+    /// The tiers differ ([`crate::lockstep`]).
+    Differs,
 }
 
 /// How a pass through one block ended.
@@ -53,9 +59,11 @@ impl Cpu {
             drop_written(self);
             self.shadow = false;
             self.blocks.countdown = COUNTDOWN;
-            let outcome = if self.flags.rest & bit::TF != 0 { single_step(self) } else { burst(self) };
-            if let Outcome::Fault(rip) = outcome {
-                return self.fault.take().map(|fault| (rip, fault));
+            let outcome = if steps(self) { single_step(self) } else { burst(self) };
+            match outcome {
+                Outcome::Fault(rip) => return self.fault.take().map(|fault| (rip, fault)),
+                Outcome::Differs => return None,
+                Outcome::Look => {}
             }
         }
         None
@@ -80,19 +88,21 @@ fn step(cpu: &mut Cpu) -> Next {
         cpu.blocks.countdown = 0;
         return cpu.sleep();
     }
-    let outcome = if cpu.flags.rest & bit::TF != 0 { single_step(cpu) } else { burst(cpu) };
+    let outcome = if steps(cpu) { single_step(cpu) } else { burst(cpu) };
     match outcome {
         Outcome::Look => Next::Run,
         Outcome::Fault(rip) => cpu.deliver_fault(rip),
+        // `run` of the vCPU looks at the report before it says that it was kicked.
+        Outcome::Differs => Next::Exit(Exit::Kicked),
     }
 }
 
 /// Executes the one instruction that the shadow of STI, MOV SS or POP SS covers: what is wanted comes right after it.
 #[cold]
 fn after_shadow(cpu: &mut Cpu) -> Next {
-    if cpu.flags.rest & bit::TF != 0 {
+    if steps(cpu) {
         return match single_step(cpu) {
-            Outcome::Look => Next::Run,
+            Outcome::Look | Outcome::Differs => Next::Run,
             Outcome::Fault(rip) => cpu.deliver_fault(rip),
         };
     }
@@ -120,6 +130,9 @@ fn drop_written(cpu: &mut Cpu) {
 /// Executes blocks until one ends in a way that needs a look around.
 fn burst(cpu: &mut Cpu) -> Outcome {
     cpu.blocks.set_mode(cpu.cpl == 3, cpu.code_size);
+    if cpu.lockstep.is_some() {
+        return burst_in_lockstep(cpu);
+    }
     let mut found = match find_link(cpu, cpu.rip_linear()) {
         Ok(found) => found,
         Err(outcome) => return outcome,
@@ -163,6 +176,49 @@ fn burst(cpu: &mut Cpu) -> Outcome {
             Ok(found) => found,
             Err(outcome) => return outcome,
         };
+    }
+}
+
+/// The same with both tiers in step.
+#[cold]
+fn burst_in_lockstep(cpu: &mut Cpu) -> Outcome {
+    loop {
+        let found = match find_link(cpu, cpu.rip_linear()) {
+            Ok(found) => found,
+            Err(outcome) => return outcome,
+        };
+        // SAFETY: as in `burst`.
+        let current = unsafe { &*found.block };
+        let end = match translation(cpu, current) {
+            Some(code) => match lockstep::advance(cpu, current, code) {
+                Step::On => End::Whole,
+                Step::Look => return Outcome::Look,
+                Step::Fault(rip) => return Outcome::Fault(rip),
+                Step::Differs => return Outcome::Differs,
+                Step::Alone => alone(cpu),
+            },
+            None => pass(cpu, current),
+        };
+        match end {
+            End::Whole => {}
+            End::Early => return Outcome::Look,
+            End::Fault(rip) => return Outcome::Fault(rip),
+        }
+        if must_look(cpu) || !current.chains {
+            return Outcome::Look;
+        }
+    }
+}
+
+/// In lockstep: the interpreter executes one instruction that must happen once.
+fn alone(cpu: &mut Cpu) -> End {
+    let Ok(block) = cpu.single_at_rip() else { return End::Fault(cpu.rip) };
+    if let Some(lockstep) = &mut cpu.lockstep {
+        lockstep.counts.alone += 1;
+    }
+    match pass(cpu, &block) {
+        End::Fault(rip) => End::Fault(rip),
+        End::Whole | End::Early => End::Early,
     }
 }
 
@@ -258,13 +314,16 @@ fn pass(cpu: &mut Cpu, block: &Block) -> End {
                 }
                 return early(cpu, block, op);
             }
-            Err(_) => return faulted(cpu, block, op),
+            Err(trap) => {
+                let _ = cpu.on_operand(op, trap);
+                return faulted(cpu, block, op);
+            }
         }
     }
 }
 
 /// RIP after an op that does not branch.
-fn after(cpu: &Cpu, op: &Op) -> u64 {
+pub(crate) fn after(cpu: &Cpu, op: &Op) -> u64 {
     let next = cpu.regs[usize::from(BLOCK)].wrapping_add(u64::from(op.at) + u64::from(op.len));
     if cpu.code_size == crate::cpu::CodeSize::Bits64 { next } else { next & 0xffff_ffff }
 }
@@ -287,16 +346,36 @@ fn before(block: &Block, op: &Op) -> u64 {
     block.ops().iter().take_while(|other| !std::ptr::eq(*other, op)).map(|other| u64::from(other.count)).sum()
 }
 
-/// With RFLAGS.TF set: executes one instruction, then raises #DB (SDM vol. 3B §17.3.1.4).
+/// Whether instructions are executed one by one: RFLAGS.TF is set, or there are breakpoints.
+#[inline]
+fn steps(cpu: &Cpu) -> bool {
+    cpu.flags.rest & bit::TF != 0 || cpu.is_armed()
+}
+
+/// Executes one instruction between what breakpoints and RFLAGS.TF ask for (SDM vol. 3B §17.3.1).
 #[cold]
 fn single_step(cpu: &mut Cpu) -> Outcome {
+    let here = cpu.execution_hits();
+    if here != 0 {
+        cpu.debug[DR6] |= u64::from(here);
+        let _ = cpu.plain_fault(vector::DB);
+        return Outcome::Fault(cpu.rip);
+    }
+    let traced = cpu.flags.rest & bit::TF != 0;
+    cpu.flags.rest &= !bit::RF;
     let Ok(block) = cpu.single_at_rip() else { return Outcome::Fault(cpu.rip) };
     if let End::Fault(rip) = pass(cpu, &block) {
         return Outcome::Fault(rip);
     }
+    // In the shadow of MOV SS both wait for the instruction after it.
+    if cpu.shadow {
+        return Outcome::Look;
+    }
+    let touched = std::mem::take(&mut cpu.debug_hits);
     // What clears TF by entering a handler is not followed by the trap.
-    if (block.chains || cpu.flags.rest & bit::TF != 0) && !cpu.shadow {
-        cpu.debug[4] |= DR6_BS;
+    let traced = traced && (block.chains || cpu.flags.rest & bit::TF != 0);
+    if traced || touched != 0 {
+        cpu.debug[DR6] |= u64::from(touched) | if traced { DR6_BS } else { 0 };
         let _ = cpu.raise(Fault { vector: vector::DB, error: None, after: true });
         return Outcome::Fault(cpu.rip);
     }

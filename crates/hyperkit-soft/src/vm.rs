@@ -27,6 +27,7 @@ pub struct SoftVm {
     processors: Arc<Processors>,
     taken: Vec<AtomicBool>,
     tiers: Tiers,
+    lockstep: bool,
 }
 
 /// What [`Vm::save`] holds, after the version.
@@ -57,8 +58,31 @@ impl SoftVm {
         if !(1..=VCPUS_MAX).contains(&asked) {
             return Err(VmError::TooManyVcpus { engine: EngineKind::Soft, asked, max: VCPUS_MAX });
         }
-        let taken = (0..asked).map(|_| AtomicBool::new(false)).collect();
-        Ok(Arc::new(SoftVm { ram, processors: Processors::new(model), taken, tiers }))
+        Ok(Arc::new(SoftVm::made(ram, model, tiers)))
+    }
+
+    /// The same with both tiers in step ([`crate::lockstep`]), for one vCPU.
+    ///
+    /// # Errors
+    /// [`VmError::TooManyVcpus`], and [`VmError::Unavailable`] where there is no translation.
+    pub fn in_lockstep(ram: Arc<GuestRam>, model: CpuModel) -> Result<Arc<SoftVm>, VmError> {
+        let engine = EngineKind::SoftLockstep;
+        if model.vcpus != 1 {
+            return Err(VmError::TooManyVcpus { engine, asked: model.vcpus, max: 1 });
+        }
+        if !crate::jit::Jit::new(Tiers::FORCED).is_on() {
+            let why = "this host lets nobody translate, so there is nothing to compare".to_owned();
+            return Err(VmError::Unavailable { engine, why });
+        }
+        let vm = SoftVm::made(ram, model, Tiers::FORCED);
+        Ok(Arc::new(SoftVm { lockstep: true, ..vm }))
+    }
+
+    /// The interpreter alone makes no code of the host, and AVX and its kin need some.
+    fn made(ram: Arc<GuestRam>, model: CpuModel, tiers: Tiers) -> SoftVm {
+        let taken = (0..model.vcpus).map(|_| AtomicBool::new(false)).collect();
+        let processors = Processors::offering(model, tiers != Tiers::INTERPRETER);
+        SoftVm { ram, processors, taken, tiers, lockstep: false }
     }
 
     fn refuse(why: impl ToString) -> RestoreError {
@@ -68,7 +92,11 @@ impl SoftVm {
 
 impl Vm for SoftVm {
     fn engine(&self) -> EngineKind {
-        EngineKind::Soft
+        match (self.lockstep, self.tiers) {
+            (true, _) => EngineKind::SoftLockstep,
+            (false, Tiers::INTERPRETER) => EngineKind::SoftInterpreter,
+            (false, _) => EngineKind::Soft,
+        }
     }
 
     fn take_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, VmError> {
@@ -79,6 +107,9 @@ impl Vm for SoftVm {
         }
         let mut cpu = Cpu::member(Arc::clone(&self.ram), Arc::clone(&self.processors), id);
         cpu.set_tiers(self.tiers);
+        if self.lockstep {
+            cpu.set_lockstep();
+        }
         Ok(Box::new(SoftVcpu { cpu }))
     }
 
@@ -163,7 +194,16 @@ impl Vcpu for SoftVcpu {
         let boarded = Boarded(&mut self.cpu);
         boarded.0.resume();
         boarded.0.join();
-        Ok(crate::run::run(boarded.0))
+        let exit = crate::run::run(boarded.0);
+        let report = boarded.0.lockstep.as_ref().and_then(|lockstep| lockstep.report.as_ref());
+        match report {
+            Some(report) => Err(VcpuError::Engine {
+                engine: EngineKind::SoftLockstep,
+                rip: report.rip,
+                why: report.to_string(),
+            }),
+            None => Ok(exit),
+        }
     }
 
     fn state(&mut self) -> Result<X86State, VcpuError> {

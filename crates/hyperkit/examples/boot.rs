@@ -54,6 +54,9 @@ enum Engine {
     Soft,
     #[value(name = "soft:interp")]
     SoftInterpreter,
+    /// Both in step.
+    #[value(name = "soft:lockstep")]
+    SoftLockstep,
     Kvm,
 }
 
@@ -76,6 +79,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         Engine::Auto => EngineChoice::Auto,
         Engine::Soft => EngineChoice::Exactly(EngineKind::Soft),
         Engine::SoftInterpreter => EngineChoice::Exactly(EngineKind::SoftInterpreter),
+        Engine::SoftLockstep => EngineChoice::Exactly(EngineKind::SoftLockstep),
         Engine::Kvm => EngineChoice::Exactly(EngineKind::Kvm),
     };
     config.serial = Box::new(|bytes| {

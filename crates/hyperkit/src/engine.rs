@@ -21,6 +21,7 @@ pub(crate) fn make(
     match kind {
         EngineKind::Soft => soft(ram, model, Tiers::BOTH),
         EngineKind::SoftInterpreter => soft(ram, model, Tiers::INTERPRETER),
+        EngineKind::SoftLockstep => Ok(hyperkit_soft::SoftVm::in_lockstep(ram, model)?),
         EngineKind::Kvm => kvm(ram, &model),
     }
 }

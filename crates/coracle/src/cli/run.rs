@@ -23,6 +23,9 @@ pub enum Engine {
     /// The same without translation.
     #[value(name = "soft:interp")]
     SoftInterpreter,
+    /// Both in step, many times slower: the first difference between them ends the machine.
+    #[value(name = "soft:lockstep")]
+    SoftLockstep,
     /// The Linux kernel's hypervisor.
     Kvm,
 }

@@ -10,6 +10,7 @@ pub fn choice(asked: Engine) -> EngineChoice {
         Engine::Auto => EngineChoice::Auto,
         Engine::Soft => EngineChoice::Exactly(EngineKind::Soft),
         Engine::SoftInterpreter => EngineChoice::Exactly(EngineKind::SoftInterpreter),
+        Engine::SoftLockstep => EngineChoice::Exactly(EngineKind::SoftLockstep),
         Engine::Kvm => EngineChoice::Exactly(EngineKind::Kvm),
     }
 }

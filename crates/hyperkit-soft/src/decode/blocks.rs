@@ -45,6 +45,8 @@ pub struct Block {
     pub chains: bool,
     /// Whether it ends with a branch whose target varies.
     pub varies: bool,
+    /// Index of the first op that must not be executed twice, for the lockstep of the tiers.
+    pub alone: Option<u16>,
     /// Where control went last time, by linear address.
     links: [Cell<Link>; 2],
     /// Its code was written, or it had to go: it must not be entered again.
@@ -159,6 +161,8 @@ pub struct Parts {
     pub chains: bool,
     /// See [`Block::varies`].
     pub varies: bool,
+    /// See [`Block::alone`].
+    pub alone: Option<u16>,
     /// Where the code lies.
     pub spans: Vec<Span>,
     /// See [`Block::second_phys`].
@@ -174,6 +178,7 @@ impl Block {
             bytes: parts.bytes,
             chains: parts.chains,
             varies: parts.varies,
+            alone: parts.alone,
             links: [const { Cell::new(NO_LINK) }; 2],
             dead: Cell::new(false),
             heat: Cell::new(0),
@@ -293,6 +298,12 @@ impl Blocks {
         for key in hit {
             self.remove(key);
         }
+    }
+
+    /// Whether [`Blocks::written`] would drop anything, or have the current block end.
+    pub fn would_drop(&self, page: usize, first: u64, last: u64) -> bool {
+        let Some(code) = self.pages.get(&page) else { return true };
+        code.lines & lines(first, last) != 0 && code.blocks.iter().any(|block| block.overlaps(first, last))
     }
 
     /// What was found through translations of an address space, other than global ones, holds no more.

@@ -25,6 +25,7 @@ struct Run {
     bytes: usize,
     chains: bool,
     varies: bool,
+    alone: Option<u16>,
 }
 
 impl Cpu {
@@ -132,6 +133,7 @@ fn parts(run: Run, spans: Vec<Span>, second_phys: Option<u64>) -> Parts {
         bytes: run.bytes as u32,
         chains: run.chains,
         varies: run.varies,
+        alone: run.alone,
         spans,
         second_phys,
     }
@@ -159,7 +161,7 @@ fn decode_run(bytes: &[u8], context: &Context, ops_max: usize) -> Run {
         CodeSize::Bits64 => 64,
     };
     let mut decoder = Decoder::with_ip(bits, bytes, context.block_rip, DecoderOptions::NONE);
-    let mut run = Run { ops: Vec::with_capacity(8), bytes: 0, chains: true, varies: false };
+    let mut run = Run { ops: Vec::with_capacity(8), bytes: 0, chains: true, varies: false, alone: None };
     let mut instruction = Instruction::default();
     let mut before: Option<Instruction> = None;
     while run.ops.len() < ops_max && decoder.can_decode() {
@@ -169,12 +171,16 @@ fn decode_run(bytes: &[u8], context: &Context, ops_max: usize) -> Run {
         }
         let known = crate::interp::lower(&instruction, context);
         let ours = known.is_some();
+        crate::system::limits::checks(&instruction, context, ours, &mut run.ops);
         let op = known.unwrap_or_else(|| lower_system(&instruction, context));
         run.bytes = decoder.position();
         let fused = match (before, run.ops.last_mut()) {
             (Some(before), Some(last)) if ops_max > 1 => fuse(last, &before, &op, &instruction, context),
             _ => false,
         };
+        if run.alone.is_none() && happens_once(&instruction, ours) {
+            run.alone = Some(run.ops.len() as u16);
+        }
         if !fused {
             run.ops.push(op);
         }
@@ -188,6 +194,17 @@ fn decode_run(bytes: &[u8], context: &Context, ops_max: usize) -> Run {
         }
     }
     run
+}
+
+/// Whether what an instruction does is seen outside the registers and RAM, or comes from outside, or depends on when it
+/// is done, as how far a repeated string instruction gets does.
+fn happens_once(instruction: &Instruction, ours: bool) -> bool {
+    use iced_x86::Mnemonic::{Cli, Sti, Xsetbv};
+    let repeated = instruction.is_string_instruction()
+        && (instruction.has_rep_prefix() || instruction.has_repne_prefix());
+    repeated
+        || instruction.mnemonic() == Xsetbv
+        || (!ours && !instruction.is_invalid() && !matches!(instruction.mnemonic(), Cli | Sti))
 }
 
 /// Instructions of the unprivileged families after which the run loop looks around: POPF changes TF and IF.

@@ -14,6 +14,7 @@ mod tests;
 use hyperkit_mem::GuestAddr;
 
 use crate::cpu::Cpu;
+use crate::lockstep::journal::Phase;
 use crate::mem::{Access, TlbEntry, Width, tlb_slot};
 use crate::mmu::tlb::{GLOBAL, LARGE};
 use crate::mmu::walk::{Translation, WalkError};
@@ -68,6 +69,9 @@ impl Cpu {
     pub fn read_linear(&mut self, linear: u64, bytes: &mut [u8]) -> Result<(), Trap> {
         let (first, rest) = bytes.split_at_mut(in_first_page(linear, bytes.len()));
         let target = self.target(linear, Access::Read)?;
+        if self.is_armed() {
+            self.note_access(linear, (first.len() + rest.len()) as u64, false);
+        }
         if !rest.is_empty() {
             let second = self.target(self.page_after(linear), Access::Read)?;
             self.read_target(second, rest);
@@ -80,6 +84,9 @@ impl Cpu {
     pub fn write_linear(&mut self, linear: u64, bytes: &[u8]) -> Result<(), Trap> {
         let (first, rest) = bytes.split_at(in_first_page(linear, bytes.len()));
         let target = self.target(linear, Access::Write)?;
+        if self.is_armed() {
+            self.note_access(linear, bytes.len() as u64, true);
+        }
         if !rest.is_empty() {
             let second = self.target(self.page_after(linear), Access::Write)?;
             self.write_target(target, first);
@@ -154,16 +161,28 @@ impl Cpu {
         let found = self.walk_or_fault(linear, access)?;
         let page = found.phys & !0xfff;
         let Some(host) = self.ram.span(GuestAddr(page), 4096) else {
+            if self.lockstep_refuses_device() {
+                return Err(self.protection(0));
+            }
             return Ok(Target { phys: found.phys, host: std::ptr::null_mut() });
         };
+        if access == Access::Write
+            && let Some(journal) = self.journal()
+        {
+            journal.open(linear, host.as_ptr());
+        }
         self.fill(linear & !0xfff, &found, host.as_ptr(), access);
         Ok(Target { phys: found.phys, host: host.as_ptr().wrapping_add(within) })
     }
 
     fn fill(&mut self, linear: u64, found: &Translation, host: *mut u8, access: Access) {
+        if self.has_breakpoint(linear) {
+            return;
+        }
         let slot = tlb_slot(linear);
         let phys = found.phys & !0xfff;
         let free = found.writable
+            && self.lockstep_opens(linear)
             && self.ram.page_index(GuestAddr(phys)).is_some_and(|page| self.is_free_to_write(page, access));
         let write = if free { linear } else { TlbEntry::none(slot).write };
         let entry = TlbEntry { read: linear, write, host, phys: phys | flags_of(found) };
@@ -201,6 +220,9 @@ impl Cpu {
             self.device_write(target.phys, bytes);
             return;
         }
+        if let Some(journal) = self.journal() {
+            journal.will_write(target.host, bytes.len());
+        }
         // SAFETY: as in `read_target`; a write was asked for when the target was found.
         unsafe { copy_out(target.host, bytes) };
         self.has_written(target.phys, bytes.len() as u64);
@@ -211,6 +233,13 @@ impl Cpu {
         let Some(page) = self.ram.page_index(GuestAddr(phys)) else { return };
         if self.ram.watch().contains(page) {
             let first = phys & 0xfff;
+            if self.journal().is_some_and(|journal| journal.phase == Phase::Interpreter) {
+                // The block is to be translated yet; it ends here all the same.
+                if self.blocks.would_drop(page, first, first + len - 1) {
+                    self.blocks.limit = std::ptr::null();
+                }
+                return;
+            }
             self.blocks.written(page, first, first + len - 1);
             self.ram.watch().written_by(page, self.interrupts.id);
         }
@@ -223,6 +252,14 @@ impl Cpu {
         if (linear & 0xfff) + len > 4096 {
             self.target(self.page_after(linear), Access::Write)?;
             return Ok(None);
+        }
+        if self.is_armed() {
+            self.note_access(linear, len, true);
+        }
+        if !target.host.is_null()
+            && let Some(journal) = self.journal()
+        {
+            journal.will_write(target.host, len as usize);
         }
         Ok((!target.host.is_null()).then_some(target))
     }

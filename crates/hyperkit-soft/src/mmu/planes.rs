@@ -118,6 +118,13 @@ impl Tlbs {
         self.at(plane).entries[slot] = entry;
     }
 
+    /// Takes the permission to write out of `slot` of the current TLB with the rights `index`: `nowhere` is the tag that
+    /// matches nothing.
+    pub fn forbid_writing(&mut self, index: usize, slot: usize, nowhere: u64) {
+        let plane = plane(index, self.space);
+        self.at(plane).entries[slot].write = nowhere;
+    }
+
     fn clear_local(&mut self, plane: usize) {
         let local = std::mem::replace(&mut self.used[plane].local, Slots::NONE);
         let tlb = self.at(plane);

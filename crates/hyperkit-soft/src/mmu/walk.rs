@@ -308,6 +308,10 @@ impl Cpu {
             cell.compare_exchange(old as u32, new as u32, success, failure).is_ok()
         };
         if done {
+            if let Some(lockstep) = &self.lockstep {
+                let walks = &lockstep.journal.walks;
+                walks.set(walks.get().saturating_add(1));
+            }
             self.ram.mark_written(GuestAddr(at), 8);
         }
         done

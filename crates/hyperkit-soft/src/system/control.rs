@@ -101,7 +101,8 @@ impl Cpu {
         if self.cr4 & cr4::PCIDE != 0 { (self.cr3 & 0xfff) as u16 } else { 0 }
     }
 
-    fn write_cr4(&mut self, value: u64) -> Result<(), Trap> {
+    /// MOV to CR4, with the checks of what is offered.
+    pub fn write_cr4(&mut self, value: u64) -> Result<(), Trap> {
         let allowed = if self.offers_wide().avx { CR4_BITS | cr4::OSXSAVE } else { CR4_BITS };
         if value & !allowed != 0 || (self.long_mode() && value & cr4::PAE == 0) {
             return Err(self.protection(0));
@@ -195,6 +196,7 @@ pub fn write_debug(cpu: &mut Cpu, op: &Op) -> Result<Flow, Trap> {
         DR7 => value & 0xffff_2bff | 0x400,
         _ => value,
     };
+    cpu.debug_changed();
     leave(cpu, op)
 }
 

@@ -1,6 +1,6 @@
 //! Exceptions and interrupts on their way through the IDT. Spec: SDM vol. 3A §6.
 //!
-//! Not done: task gates (#GP) and the debug registers' breakpoints.
+//! Task gates, as everything of hardware task switches, are refused with #GP.
 
 use hyperkit_hv::Exit;
 use hyperkit_hv::state::x86_64::Segment;
@@ -25,7 +25,8 @@ pub struct Event {
     pub rip: u64,
     /// Whether it is `int n`, `int3` or `into`: gates check the caller's privilege.
     pub software: bool,
-    /// Whether the pushed flags have RF set: faults, so that the instruction runs again past its breakpoint.
+    /// Whether the pushed flags have RF set: faults, so that the instruction runs again past its breakpoint; but for the
+    /// breakpoint itself, whose handler says whether it does (SDM vol. 3B §17.3.1.1).
     pub resume: bool,
 }
 
@@ -68,7 +69,7 @@ impl Cpu {
     /// and triple faults.
     pub fn deliver_fault(&mut self, rip: u64) -> Next {
         let Some(fault) = self.fault.take() else { return Next::Run };
-        let (rip, resume) = if fault.after { (self.rip, false) } else { (rip, true) };
+        let (rip, resume) = if fault.after { (self.rip, false) } else { (rip, fault.vector != vector::DB) };
         self.deliver(Event { vector: fault.vector, error: fault.error, rip, software: false, resume })
     }
 

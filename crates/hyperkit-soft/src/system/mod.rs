@@ -1,5 +1,6 @@
 //! Everything privileged: modes, segments, exceptions, control and model-specific registers, CPUID.
 
+pub mod breakpoints;
 pub mod clock;
 pub mod control;
 pub mod cpuid;
@@ -7,6 +8,7 @@ pub mod delivery;
 pub mod descriptor;
 pub mod flags;
 pub mod interrupts;
+pub mod limits;
 mod lower;
 pub mod mode;
 pub mod msr;

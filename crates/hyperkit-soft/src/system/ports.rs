@@ -20,6 +20,9 @@ const RDI: usize = 7;
 impl Cpu {
     /// #GP(0) unless the I/O privilege level or the TSS's bitmap permits the ports.
     fn check_port(&mut self, port: u16, bytes: u64) -> Result<(), Trap> {
+        if self.is_armed() {
+            self.note_port(port, bytes);
+        }
         if self.cr0 & crate::system::cr0::PE == 0 || (self.cpl <= self.iopl() && !self.virtual_8086()) {
             return Ok(());
         }

@@ -63,7 +63,7 @@ impl Cpu {
         let mask = self.stack_bits();
         let offset = self.regs[4].wrapping_add(index * size);
         let linear = self.stack_address(self.seg_base[seg::SS], offset, mask);
-        self.load_sized(linear, size)
+        self.load_sized(linear, size).map_err(|trap| self.on_stack(linear, trap))
     }
 
     /// Pushes one value of `size` bytes onto the current stack.
@@ -80,7 +80,8 @@ impl Cpu {
     pub fn write_frame(&mut self, frame: &Frame, base: u64, pointer: u64, mask: u64) -> Result<u64, Trap> {
         let bytes = frame.bytes();
         let pointer = pointer.wrapping_sub(bytes.len() as u64) & mask;
-        self.write_linear(self.stack_address(base, pointer, mask), bytes)?;
+        let linear = self.stack_address(base, pointer, mask);
+        self.write_linear(linear, bytes).map_err(|trap| self.on_stack(linear, trap))?;
         Ok(pointer)
     }
 

@@ -39,6 +39,13 @@ pub struct End {
 
 /// Runs a program with these tiers.
 pub fn run(program: &Program, tiers: Tiers) -> End {
+    let mut cpu = ready(program);
+    cpu.set_tiers(tiers);
+    end(&mut cpu)
+}
+
+/// A processor with a program before it.
+pub fn ready(program: &Program) -> Box<Cpu> {
     let ram = Arc::new(GuestRam::new(RAM_BYTES).expect("a megabyte is to be had"));
     let fill: Vec<u8> = (0..0x3_0000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 21) as u8).collect();
     ram.write(GuestAddr(layout::DATA), &fill).expect("data lie in RAM");
@@ -53,10 +60,14 @@ pub fn run(program: &Program, tiers: Tiers) -> End {
     state.cr0 |= 1 << 31 | 1 << 16; // PG, WP
     state.cr4 |= 1 << 5; // PAE
     cpu.take_state(&state);
-    cpu.set_tiers(tiers);
+    cpu
+}
+
+/// Runs the program to its end.
+pub fn end(cpu: &mut Cpu) -> End {
     let fault = cpu.run_to_fault(INSTRUCTIONS_MAX).map(|(rip, fault)| (rip, fault.vector, fault.error));
     let mut memory = vec![0; RAM_BYTES as usize];
-    ram.read(GuestAddr(0), &mut memory).expect("RAM can be read");
+    cpu.ram.read(GuestAddr(0), &mut memory).expect("RAM can be read");
     let mut registers = [0; 16];
     registers.copy_from_slice(&cpu.regs[..16]);
     let rflags = cpu.flags.rflags() & !AF;

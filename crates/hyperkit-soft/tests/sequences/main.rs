@@ -5,6 +5,7 @@
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
 mod generate;
+mod lockstep;
 mod machine;
 
 use generate::Choices;
@@ -15,12 +16,13 @@ const PROGRAMS: u64 = 3_000;
 /// Bytes of choices for each.
 const CHOICES: usize = 1 << 10;
 
-fn setting(name: &str, default: u64) -> u64 {
+/// A number from the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// SplitMix64.
-fn choices(seed: u64) -> Vec<u8> {
+pub fn choices(seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0xd134_2543_de82_ef95);
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -112,7 +112,8 @@ fn call_to<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 
 /// `imm`: bytes of arguments to drop.
 fn ret<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let target = cpu.load::<T>(cpu.stack_linear(cpu.regs[4]))?;
+    let linear = cpu.stack_linear(cpu.regs[4]);
+    let target = cpu.load::<T>(linear).map_err(|trap| cpu.on_stack(linear, trap))?;
     go(cpu, target)?;
     cpu.set_stack_pointer(cpu.regs[4].wrapping_add(T::BYTES).wrapping_add(op.imm));
     LEAVE

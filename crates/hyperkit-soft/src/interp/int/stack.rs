@@ -50,7 +50,8 @@ impl Cpu {
     #[inline]
     pub fn push<T: Int>(&mut self, value: T) -> Result<(), Trap> {
         let pointer = self.regs[4].wrapping_sub(T::BYTES);
-        self.store(self.stack_linear(pointer), value)?;
+        let linear = self.stack_linear(pointer);
+        self.store(linear, value).map_err(|trap| self.on_stack(linear, trap))?;
         self.set_stack_pointer(pointer);
         Ok(())
     }
@@ -58,7 +59,8 @@ impl Cpu {
     /// Pops a value; RSP is as before if it faults.
     #[inline]
     pub fn pop<T: Int>(&mut self) -> Result<T, Trap> {
-        let value = self.load(self.stack_linear(self.regs[4]))?;
+        let linear = self.stack_linear(self.regs[4]);
+        let value = self.load(linear).map_err(|trap| self.on_stack(linear, trap))?;
         self.set_stack_pointer(self.regs[4].wrapping_add(T::BYTES));
         Ok(value)
     }
@@ -192,7 +194,8 @@ fn popf<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 
 fn leave<T: Int>(cpu: &mut Cpu, _op: &Op) -> Done {
     let frame = cpu.regs[5];
-    let value = cpu.load::<T>(cpu.stack_linear(frame))?;
+    let linear = cpu.stack_linear(frame);
+    let value = cpu.load::<T>(linear).map_err(|trap| cpu.on_stack(linear, trap))?;
     cpu.set_stack_pointer(frame.wrapping_add(T::BYTES));
     T::set(cpu, RBP, value);
     NEXT
@@ -207,14 +210,16 @@ fn enter<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
         cpu.push(T::get(cpu, RBP))?;
         for n in 1..u64::from(level) {
             let outer = cpu.regs[5].wrapping_sub(n * T::BYTES);
-            let value = cpu.load::<T>(cpu.stack_linear(outer))?;
+            let linear = cpu.stack_linear(outer);
+            let value = cpu.load::<T>(linear).map_err(|trap| cpu.on_stack(linear, trap))?;
             cpu.push(value)?;
         }
         if level > 0 {
             cpu.push(T::cut(frame))?;
         }
         let bottom = cpu.regs[4].wrapping_sub(op.imm);
-        cpu.probe_write(cpu.stack_linear(bottom), 1)?;
+        let linear = cpu.stack_linear(bottom);
+        cpu.probe_write(linear, 1).map_err(|trap| cpu.on_stack(linear, trap))?;
         Ok(bottom)
     })();
     let bottom = pushed.inspect_err(|_| cpu.regs[4] = before)?;

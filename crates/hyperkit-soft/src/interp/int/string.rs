@@ -91,6 +91,27 @@ fn destination(cpu: &Cpu, op: &Op) -> u64 {
     linear(cpu, cpu.seg_base[seg::ES], cpu.reg(RDI) & mask(op))
 }
 
+/// The source element against its segment's limit, outside 64-bit mode.
+fn check_source<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let offset = cpu.reg(RSI) & mask(op);
+    cpu.check_element(usize::from(op.seg), offset, T::BYTES, false)
+}
+
+/// The destination element.
+fn check_destination<T: Int>(cpu: &mut Cpu, op: &Op, writes: bool) -> Result<(), Trap> {
+    let offset = cpu.reg(RDI) & mask(op);
+    cpu.check_element(seg::ES, offset, T::BYTES, writes)
+}
+
+/// Whether the segments allow everything, so that many elements can be moved at once.
+fn may_burst(cpu: &Cpu, op: &Op) -> bool {
+    let open = |number: usize| {
+        let segment = &cpu.segments[number & 7];
+        segment.limit == u32::MAX && segment.rights & 0x8e == 0x82
+    };
+    cpu.code_size == CodeSize::Bits64 || open(seg::ES) && open(usize::from(op.seg).min(seg::GS))
+}
+
 /// How many elements from `linear` lie in its page, and before the pointer wraps.
 fn elements_in_page<T: Int>(cpu: &Cpu, register: u8, op: &Op, linear: u64) -> u64 {
     let in_page = 4096 - (linear & 0xfff);
@@ -108,6 +129,8 @@ fn readable(cpu: &Cpu, linear: u64, len: u64) -> Option<*const u8> {
 
 impl Operation for Movs {
     fn step<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+        check_source::<T>(cpu, op)?;
+        check_destination::<T>(cpu, op, true)?;
         let value = cpu.load::<T>(source(cpu, op))?;
         cpu.store(destination(cpu, op), value)?;
         advance::<T>(cpu, RSI, op);
@@ -148,6 +171,7 @@ impl Operation for Movs {
 
 impl Operation for Stos {
     fn step<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+        check_destination::<T>(cpu, op, true)?;
         cpu.store(destination(cpu, op), T::get(cpu, RAX))?;
         advance::<T>(cpu, RDI, op);
         Ok(())
@@ -180,6 +204,7 @@ impl Operation for Stos {
 
 impl Operation for Lods {
     fn step<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+        check_source::<T>(cpu, op)?;
         let value = cpu.load::<T>(source(cpu, op))?;
         T::set(cpu, RAX, value);
         advance::<T>(cpu, RSI, op);
@@ -191,6 +216,7 @@ impl Operation for Scas {
     const COMPARES: bool = true;
 
     fn step<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+        check_destination::<T>(cpu, op, false)?;
         let value = cpu.load::<T>(destination(cpu, op))?;
         let a = T::get(cpu, RAX);
         compare(&mut cpu.flags, a, value);
@@ -203,6 +229,8 @@ impl Operation for Cmps {
     const COMPARES: bool = true;
 
     fn step<T: Int>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+        check_source::<T>(cpu, op)?;
+        check_destination::<T>(cpu, op, false)?;
         let a = cpu.load::<T>(source(cpu, op))?;
         let b = cpu.load::<T>(destination(cpu, op))?;
         compare(&mut cpu.flags, a, b);
@@ -229,10 +257,11 @@ fn repeated<O: Operation, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
             return Ok(Flow::Next);
         }
         let wanted = cpu.attention.wanted() != 0 || cpu.ram.watch().pending(cpu.interrupts.id);
-        if turn == TURNS_MAX || (turn > 0 && (wanted || cpu.flags.rest & bit::TF != 0)) {
+        if turn == TURNS_MAX || (turn > 0 && (wanted || cpu.flags.rest & bit::TF != 0 || cpu.is_armed())) {
             break;
         }
-        let mut done = if is_backward(cpu) { 0 } else { O::burst::<T>(cpu, op, count) };
+        let by_element = is_backward(cpu) || !may_burst(cpu, op);
+        let mut done = if by_element { 0 } else { O::burst::<T>(cpu, op, count) };
         if done == 0 {
             O::step::<T>(cpu, op)?;
             done = 1;

@@ -107,6 +107,12 @@ fn execute(cpu: &mut Cpu, frame: &mut Frame, site: &Site) -> u32 {
     let op: &Op = &site.op;
     let rip = block_rip(frame, site);
     cpu.regs[usize::from(BLOCK)] = rip;
+    let at = rip.wrapping_add(u64::from(op.at));
+    if cpu.lockstep_stops_at(at) {
+        cpu.rip = at;
+        frame.budgets[0] += i64::from(site.counted) - i64::from(site.before);
+        return reason::LOOK;
+    }
     if site.flags {
         cpu.flags.set_arithmetic(unpack(frame.flags));
     }
@@ -138,7 +144,8 @@ fn execute(cpu: &mut Cpu, frame: &mut Frame, site: &Site) -> u32 {
             let goes_on = site.kind == Kind::Branch && !cpu.blocks.limit.is_null();
             if goes_on { reason::MISS } else { reason::LOOK }
         }
-        Err(_) => {
+        Err(trap) => {
+            let _ = cpu.on_operand(op, trap);
             frame.budgets[0] += counted;
             cpu.jit.fault = rip.wrapping_add(u64::from(op.at));
             reason::FAULT

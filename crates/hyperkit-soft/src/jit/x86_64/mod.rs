@@ -34,13 +34,15 @@ use state::State;
 pub struct Jit {
     state: Option<Box<State>>,
     translate_after: u32,
+    /// For tests that wrong translations are found: changes the bytes that are translated.
+    planted: Option<fn(&mut [u8])>,
 }
 
 impl Jit {
     /// One for these tiers.
     pub fn new(tiers: Tiers) -> Jit {
         let state = tiers.translate_after.and_then(|_| State::new()).map(Box::new);
-        Jit { state, translate_after: tiers.translate_after.unwrap_or(0) }
+        Jit { state, translate_after: tiers.translate_after.unwrap_or(0), planted: None }
     }
 
     /// Whether it translates at all.
@@ -114,6 +116,12 @@ impl Jit {
 }
 
 impl Cpu {
+    /// Has wrong translations made from now on: of code that `change` has changed. For tests that they are found.
+    #[doc(hidden)]
+    pub fn plant(&mut self, change: fn(&mut [u8])) {
+        self.blocks.jit.planted = Some(change);
+    }
+
     /// Counts an execution of a block at RIP, and translates it when it is time. Where it is entered then.
     #[inline(always)]
     pub(crate) fn warm(&mut self, block: &Block) -> Option<usize> {
@@ -131,7 +139,10 @@ impl Cpu {
         if self.code_size != CodeSize::Bits64 || block.second_phys.is_some() {
             return None;
         }
-        let parts = self.trace(block);
+        let mut parts = self.trace(block);
+        if let Some(plant) = self.blocks.jit.planted {
+            parts = parts.into_iter().filter_map(|part| part.changed(plant)).collect();
+        }
         let state = self.blocks.jit.state.as_mut()?;
         if !state.has_room() {
             state.clear();
@@ -153,7 +164,10 @@ impl Cpu {
         let flags = flags::pack(self.flags.arithmetic());
         let Some(state) = &mut self.blocks.jit.state else { return Left::Miss };
         let table = state.table(user);
-        table.insert(linear, code as *const u8, global);
+        // In lockstep code is entered block by block: no way leads from one to another.
+        if self.lockstep.is_none() {
+            table.insert(linear, code as *const u8, global);
+        }
         let jumps = table.address();
         state.begin();
         let enter = state.stubs.enter;

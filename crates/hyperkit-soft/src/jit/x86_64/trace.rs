@@ -71,13 +71,20 @@ impl Part {
         }
         Some(Part { key, rip, bytes, instructions, ops, follow: Follow::Nothing })
     }
+
+    /// The same with its bytes changed, for tests that wrong translations are found.
+    pub fn changed(mut self, change: fn(&mut [u8])) -> Option<Part> {
+        change(&mut self.bytes);
+        Part::decode(self.key, self.rip, self.bytes, Vec::new())
+    }
 }
 
 impl Cpu {
     /// The trace that begins with `block`, at RIP. Empty if there is none.
     pub(super) fn trace(&self, block: &Block) -> Vec<Part> {
         let mut parts: Vec<Part> = self.part(block, self.rip).into_iter().collect();
-        while parts.len() < PARTS_MAX {
+        // In lockstep the tiers are compared block by block.
+        while self.lockstep.is_none() && parts.len() < PARTS_MAX {
             let count: usize = parts.iter().map(|part| part.instructions.len()).sum();
             if count >= INSTRUCTIONS_MAX {
                 break;

@@ -1,8 +1,11 @@
 //! Tests of everything privileged.
 
+mod breakpoints;
 mod delivery;
+mod legacy;
 mod offered;
 mod registers;
+mod stack;
 mod switch;
 
 use std::sync::Arc;
@@ -21,4 +24,11 @@ fn write_u64(cpu: &Cpu, at: u64, value: u64) {
 
 fn read_u64(cpu: &Cpu, at: u64) -> u64 {
     cpu.ram.read_u64(GuestAddr(at)).unwrap()
+}
+
+/// Assembles code for an address, and puts it there.
+fn assembled(cpu: &Cpu, bits: u32, at: u64, write: impl FnOnce(&mut iced_x86::code_asm::CodeAssembler)) {
+    let mut assembler = iced_x86::code_asm::CodeAssembler::new(bits).unwrap();
+    write(&mut assembler);
+    cpu.ram.write(GuestAddr(at), &assembler.assemble(at).unwrap()).unwrap();
 }

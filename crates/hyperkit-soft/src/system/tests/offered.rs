@@ -118,3 +118,26 @@ fn what_is_not_offered_is_undefined() {
         assert!(!is_known(bytes), "{bytes:x?}");
     }
 }
+
+#[test]
+fn the_interpreter_alone_offers_nothing_that_needs_code_to_be_made() {
+    use std::sync::Arc;
+
+    use hyperkit_hv::{CpuModel, Tsc};
+    use hyperkit_mem::GuestRam;
+
+    use crate::cpu::Cpu;
+    use crate::system::interrupts::Processors;
+
+    let model = CpuModel { vcpus: 1, tsc: Tsc::of_host() };
+    let ram = Arc::new(GuestRam::new(1 << 20).unwrap());
+    let mut cpu = Cpu::member(ram, Processors::offering(model, false), 0);
+    let (one, seven) = (cpu.cpuid_leaf(1, 0), cpu.cpuid_leaf(7, 0));
+    assert_eq!(one[2] & (1 << 12 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29), 0, "FMA, XSAVE, AVX, F16C");
+    assert_eq!(seven[1] & 1 << 5, 0, "AVX2");
+    assert_eq!(seven[2] & (1 << 9 | 1 << 10), 0, "VAES, VPCLMULQDQ");
+    assert_eq!(cpu.cpuid_leaf(0xd, 0), [0; 4]);
+    assert_ne!(one[2] & 1 << 20, 0, "SSE4.2 stays");
+    let osxsave = cpu.cr4 | crate::system::cr4::OSXSAVE;
+    assert!(cpu.write_cr4(osxsave).is_err(), "and the system cannot switch it on");
+}

@@ -10,9 +10,10 @@ use hyperkit_mem::{GuestAddr, GuestRam};
 use iced_x86::code_asm::*;
 
 use crate::SoftVm;
+use crate::jit::Tiers;
 
 /// Where the test device is.
-const RESULT: u64 = 0xf0;
+pub const RESULT: u64 = 0xf0;
 
 /// Keeps what is written to it and ends the run.
 struct Result32(Arc<AtomicU64>, Arc<dyn Kick>);
@@ -31,7 +32,7 @@ impl Device for Result32 {
 }
 
 /// Runs until the program writes to the test device; returns what it wrote.
-fn run(ram: &Arc<GuestRam>, state: &X86State) -> u64 {
+pub fn run(ram: &Arc<GuestRam>, state: &X86State) -> u64 {
     let vm = SoftVm::new(Arc::clone(ram), CpuModel { vcpus: 1, tsc: Tsc::of_host() }).unwrap();
     let result = Arc::new(AtomicU64::new(u64::MAX));
     let mut bus = Bus::default();
@@ -43,11 +44,11 @@ fn run(ram: &Arc<GuestRam>, state: &X86State) -> u64 {
     result.load(Ordering::SeqCst)
 }
 
-fn ram() -> Arc<GuestRam> {
+pub fn ram() -> Arc<GuestRam> {
     Arc::new(GuestRam::new(4 << 20).unwrap())
 }
 
-fn put_u64(ram: &GuestRam, at: u64, value: u64) {
+pub fn put_u64(ram: &GuestRam, at: u64, value: u64) {
     ram.write(GuestAddr(at), &value.to_le_bytes()).unwrap();
 }
 
@@ -429,21 +430,29 @@ fn locked_additions_of_two_processors_are_never_lost() {
     }
 }
 
-#[test]
-fn writes_are_recorded_while_a_processor_runs_and_found_again_after_each_round() {
+/// Stores that take the fast path of either tier are recorded, in every round anew.
+fn check_recording(tiers: Tiers) {
     let ram = ram();
     let code = assemble(64, 0x9000, |a| {
-        let mut again = a.create_label();
+        let (mut again, mut turn) = (a.create_label(), a.create_label());
         a.set_label(&mut again).unwrap();
+        a.mov(ecx, 100).unwrap();
+        a.set_label(&mut turn).unwrap();
         a.mov(eax, dword_ptr(0x4_0000u64)).unwrap();
         a.mov(dword_ptr(0x4_2000u64), eax).unwrap();
         a.inc(dword_ptr(0x4_4ff0u64)).unwrap();
         a.mov(qword_ptr(0x4_6ffcu64), rax).unwrap();
+        a.lock().inc(qword_ptr(0x4_8000u64)).unwrap();
+        a.movups(xmmword_ptr(0x4_9010u64), xmm0).unwrap();
+        a.dec(ecx).unwrap();
+        a.jne(turn).unwrap();
         a.out(RESULT as i32, eax).unwrap();
         a.jmp(again).unwrap();
     });
-    let state = long_mode(&ram, &code);
-    let vm = SoftVm::new(Arc::clone(&ram), CpuModel { vcpus: 1, tsc: Tsc::of_host() }).unwrap();
+    let mut state = long_mode(&ram, &code);
+    state.cr4 |= 0x600;
+    let model = CpuModel { vcpus: 1, tsc: Tsc::of_host() };
+    let vm = SoftVm::with_tiers(Arc::clone(&ram), model, tiers).unwrap();
     let mut bus = Bus::default();
     let device = Result32(Arc::new(AtomicU64::new(0)), vm.kick(0));
     bus.ports.insert(RESULT, 4, Arc::new(Mutex::new(device))).unwrap();
@@ -455,9 +464,16 @@ fn writes_are_recorded_while_a_processor_runs_and_found_again_after_each_round()
         assert_eq!(vcpu.run(&bus).unwrap(), Exit::Kicked);
         let pages = ram.dirty().take();
         let data: Vec<usize> = pages.into_iter().filter(|page| *page >= 0x40).collect();
-        assert_eq!(data, [0x42, 0x44, 0x46, 0x47], "round {round}");
+        assert_eq!(data, [0x42, 0x44, 0x46, 0x47, 0x48, 0x49], "round {round}, {tiers:?}");
     }
     ram.dirty().stop();
     assert_eq!(vcpu.run(&bus).unwrap(), Exit::Kicked);
     assert!(ram.dirty().take().is_empty());
+}
+
+#[test]
+fn writes_are_recorded_while_a_processor_runs_and_found_again_after_each_round() {
+    for tiers in [Tiers::INTERPRETER, Tiers::BOTH, Tiers::FORCED] {
+        check_recording(tiers);
+    }
 }
