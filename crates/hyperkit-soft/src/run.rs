@@ -274,8 +274,8 @@ fn find_link(cpu: &mut Cpu, linear: u64) -> Result<Link, Outcome> {
         }
     }
     let (block, global) = cpu.block_at_rip().map_err(|_| Outcome::Fault(cpu.rip))?;
-    // SAFETY: what `block_at_rip` gives is allocated.
     match global {
+        // SAFETY: what `block_at_rip` gives is allocated.
         Some(global) if !unsafe { &*block }.is_dead() => Ok(cpu.blocks.keep_jump(linear, block, global)),
         _ => Ok(Link::once(block)),
     }
