@@ -96,6 +96,18 @@ impl DataKit {
         Remote::new(Arc::new(self.session.another()?), name, url)
     }
 
+    /// Waits until every commit that was acknowledged before is visible to git and on disk. Only a server whose
+    /// `--durability` is not `fsync` has anything to wait for.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what is in the way, as a full disk; the server goes on trying.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.session.at("", |connection, fid| {
+            connection.open_file(fid, OpenFlags::RDONLY | OpenFlags::DIRECTORY)?;
+            connection.sync(fid, false)
+        })
+    }
+
     /// Reads any file of the served tree whole.
     ///
     /// # Errors

@@ -109,6 +109,11 @@ pub(crate) trait Item: Any + Send + Sync {
         let _ = mtime_ns;
     }
 
+    /// Whether what it shows was committed, or is of what was. Its fsync then waits for all commits before it.
+    fn is_published(&self) -> bool {
+        true
+    }
+
     /// Where a symbolic link points.
     fn target(&self) -> Answer<Vec<u8>>;
 }

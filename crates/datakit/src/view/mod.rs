@@ -10,6 +10,7 @@ pub(crate) mod node;
 mod remote;
 mod snapshot;
 mod stream;
+mod synced;
 mod text;
 mod transaction;
 mod tree;

@@ -11,6 +11,7 @@ use p9p_fuse::Caching;
 
 use super::attached::Attached;
 use super::item::{Change, Found, Item, Kind};
+use super::synced::Synced;
 
 /// Linux's magic number of 9P.
 const V9FS_MAGIC: u32 = 0x0102_1997;
@@ -168,7 +169,10 @@ impl Node for ViewNode {
             Kind::File | Kind::Executable if flags.contains(OpenFlags::DIRECTORY) => {
                 Err(Errno::ENOTDIR.with_text("Is not a directory"))
             }
-            _ => self.item.open(flags, self.number),
+            _ => {
+                let file = self.item.open(flags, self.number)?;
+                Ok(if self.item.is_published() { Synced::over(file, &self.attached.store) } else { file })
+            }
         }
     }
 

@@ -258,6 +258,10 @@ impl Item for WorkItem {
         self.open.mtimes().insert(self.node, mtime_ns.unwrap_or_else(now_ns));
     }
 
+    fn is_published(&self) -> bool {
+        false
+    }
+
     fn target(&self) -> Answer<Vec<u8>> {
         Ok(check(self.transaction().link_target(self.node))?.to_vec())
     }

@@ -44,6 +44,8 @@ pub trait Door: Send + Sync {
     fn make_executable(&self, path: &str) -> Done<()>;
     fn symlink(&self, path: &str, target: &str) -> Done<()>;
     fn read_link(&self, path: &str) -> Done<String>;
+    /// fsync.
+    fn sync(&self, path: &str) -> Done<()>;
     /// Opens a stream: each call gives the next piece of text.
     fn stream(&self, path: &str) -> Done<Box<dyn FnMut() -> String + Send>>;
 }
@@ -61,24 +63,34 @@ pub struct World {
 
 /// Runs a test through every door, each in a world of its own. Without FUSE, that door says SKIP.
 pub fn through_all(test: impl Fn(&World)) {
+    through_all_with(visible, test);
+}
+
+/// How most tests open a store.
+pub fn visible() -> Options {
+    Options { durability: Durability::Visible, ..Options::default() }
+}
+
+/// The same with stores opened otherwise.
+pub fn through_all_with(options: impl Fn() -> Options, test: impl Fn(&World)) {
     for dialect in Dialect::ALL {
-        test(&by_9p(dialect));
+        test(&by_9p(dialect, options()));
     }
-    if let Some(world) = by_fuse() {
+    if let Some(world) = by_fuse(options()) {
         test(&world);
     }
 }
 
-fn served() -> (Service, PathBuf, TempDir) {
+fn served(options: Options) -> (Service, PathBuf, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let repository = folder.path().join("repository.git");
-    let options = Options { create: true, durability: Durability::Visible, ..Options::default() };
+    let options = Options { create: true, ..options };
     let store = Store::open(&repository, options).unwrap();
     (Service::new(store, Logs::none()), repository, folder)
 }
 
-pub fn by_9p(dialect: Dialect) -> World {
-    let (service, repository, folder) = served();
+pub fn by_9p(dialect: Dialect, options: Options) -> World {
+    let (service, repository, folder) = served(options);
     let server = Server::start(Arc::new(service.clone()), ServerOptions::default()).unwrap();
     let at = server.listen(&Address::Tcp { host: "127.0.0.1".into(), port: 0 }).unwrap();
     let name = match dialect {
@@ -105,8 +117,8 @@ pub fn connect(at: &Address, dialect: Dialect) -> Box<dyn Door> {
     Box::new(NineP { connection, root })
 }
 
-pub fn by_fuse() -> Option<World> {
-    let (service, repository, folder) = served();
+pub fn by_fuse(options: Options) -> Option<World> {
+    let (service, repository, folder) = served(options);
     let place = folder.path().join("mount");
     fs::create_dir(&place).unwrap();
     let mount = match service.mount(&place, MountOptions::default()) {
@@ -252,6 +264,12 @@ impl Door for NineP {
         let target = self.at(path, |connection, fid| connection.read_link(fid))?;
         Ok(String::from_utf8(target).unwrap())
     }
+    fn sync(&self, path: &str) -> Done<()> {
+        self.at(path, |connection, fid| {
+            connection.open_file(fid, OpenFlags::RDONLY)?;
+            connection.sync(fid, false)
+        })
+    }
     fn stream(&self, path: &str) -> Done<Box<dyn FnMut() -> String + Send>> {
         let fid = self.connection.walk_path(self.root, path.as_bytes()).map_err(refused)?;
         self.connection.open_file(fid, OpenFlags::RDONLY).map_err(refused)?;
@@ -331,6 +349,9 @@ impl Door for Fuse {
     }
     fn read_link(&self, path: &str) -> Done<String> {
         Ok(done(fs::read_link(self.place.join(path)))?.into_os_string().into_string().unwrap())
+    }
+    fn sync(&self, path: &str) -> Done<()> {
+        done(fs::File::open(self.place.join(path)).and_then(|file| file.sync_all()))
     }
     fn stream(&self, path: &str) -> Done<Box<dyn FnMut() -> String + Send>> {
         let mut file = done(fs::File::open(self.place.join(path)))?;

@@ -6,4 +6,5 @@ mod doors;
 mod peers;
 mod remotes;
 mod streams;
+mod sync;
 mod transactions;

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::doors::{by_fuse, through_all};
+use crate::doors::{by_fuse, through_all, visible};
 use crate::streams::{follow, line};
 
 #[test]
@@ -54,7 +54,7 @@ fn a_commit_in_a_served_working_tree_wakes_watches() {
 
 #[test]
 fn git_works_on_a_working_tree() {
-    let Some(world) = by_fuse() else { return };
+    let Some(world) = by_fuse(visible()) else { return };
     world.commit("main", "f", "text\n");
     world.door.make_directory("branch/main/transactions/t").unwrap();
     let mount = world.repository.with_file_name("mount");
@@ -88,7 +88,7 @@ fn git_works_on_a_working_tree() {
 
 #[test]
 fn a_shell_loop_builds_each_head() {
-    let Some(world) = by_fuse() else { return };
+    let Some(world) = by_fuse(visible()) else { return };
     let mount = world.repository.with_file_name("mount");
     world.commit("master", "f", "one\n");
     let script = r#"

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use p9p::Errno;
 use p9p::message::Dialect;
 
-use crate::doors::{World, by_9p, connect, through_all};
+use crate::doors::{World, by_9p, connect, through_all, visible};
 use crate::streams::{follow, line};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ fn a_remote_is_fetched_and_pushed_to_through_files() {
 
 #[test]
 fn what_a_remote_cannot_do_is_said() {
-    let world = by_9p(Dialect::Unix);
+    let world = by_9p(Dialect::Unix, visible());
     let door = &world.door;
     door.make_directory("remotes/r").unwrap();
     assert_eq!(door.make_directory("remotes/r"), Err(Errno::EEXIST.0));
@@ -89,7 +89,7 @@ fn what_a_remote_cannot_do_is_said() {
 
 #[test]
 fn progress_is_read_while_a_fetch_runs() {
-    let world = by_9p(Dialect::Linux);
+    let world = by_9p(Dialect::Linux, visible());
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("git://{}/r.git", silent.local_addr().unwrap());
     world.door.make_directory("remotes/r").unwrap();
@@ -170,7 +170,7 @@ fn a_real_sshd_is_fetched_from_and_pushed_to() {
     let folder = tempfile::tempdir().unwrap();
     let Some(sshd) = Sshd::start(folder.path()) else { return };
     let (far, head) = elsewhere(folder.path());
-    let world = by_9p(Dialect::Linux);
+    let world = by_9p(Dialect::Linux, visible());
     world.git(&["config", "core.sshCommand", &sshd.command]);
     let user = run(Command::new("id").arg("-un"));
     let url = format!("ssh://{}@127.0.0.1:{}{}", user.trim(), sshd.port, far.display());

@@ -3,7 +3,7 @@
 use p9p::Errno;
 use p9p::message::Dialect;
 
-use crate::doors::{World, by_9p, connect, through_all};
+use crate::doors::{World, by_9p, connect, through_all, visible};
 
 fn begin(world: &World, branch: &str) -> String {
     let _ = world.door.make_directory(&format!("branch/{branch}"));
@@ -180,7 +180,7 @@ fn text_is_merged_inside_files_where_asked() {
 #[test]
 fn transactions_are_private_and_leases_are_not() {
     for dialect in [Dialect::Linux, Dialect::Unix] {
-        let world = by_9p(dialect);
+        let world = by_9p(dialect, visible());
         let (_, at) = world.server.as_ref().unwrap();
         let other = connect(at, dialect);
         world.commit("b", "f", "f\n");
