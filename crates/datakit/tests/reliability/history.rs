@@ -1,14 +1,16 @@
 //! What many clients at once did and saw, checked against what they may have.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use datakit_client::{DataKit, Error, Retries};
 
-use super::world::{Mounted, PATIENCE, Server, World, fsck, git, has_fuse, rounds};
+use super::world::{Mounted, PATIENCE, Server, World, fsck, git, git_command, has_fuse, rounds};
 
 /// Plenty of attempts: whoever gives up is no fault of the server.
 const PATIENT: Retries =
@@ -73,13 +75,25 @@ fn read_pairs(datakit: &DataKit, stop: &AtomicBool) -> u64 {
 
 #[test]
 fn no_update_is_lost_and_no_read_is_torn() {
+    updates_are_kept_and_reads_whole("fsync");
+}
+
+#[test]
+fn no_update_is_lost_and_no_read_is_torn_ahead_of_git() {
+    updates_are_kept_and_reads_whole("behind");
+}
+
+fn updates_are_kept_and_reads_whole(durability: &str) {
     let world = World::new();
     let folder = world.path("mount");
     fs::create_dir(&folder).unwrap();
     let with_fuse = has_fuse();
     let mount = folder.display().to_string();
-    let arguments: &[&str] = if with_fuse { &["--fuse", &mount] } else { &[] };
-    let server = Server::start(&world, "socket", arguments);
+    let mut arguments = vec!["--durability", durability];
+    if with_fuse {
+        arguments.extend(["--fuse", &mount]);
+    }
+    let server = Server::start(&world, "socket", &arguments);
     let mounted = with_fuse.then(|| Mounted::wait(folder));
     let start = server.connect().branch("main").unwrap();
     start
@@ -115,17 +129,55 @@ fn no_update_is_lost_and_no_read_is_torn() {
             reader.join().unwrap();
         }
     });
-    let writers = if with_fuse { 6 } else { 4 };
-    assert_eq!(number(&start.tree().read("one").unwrap()), (writers * times) as u64);
-    assert!(reads.into_inner() > 0);
+    let total = times * if with_fuse { 6 } else { 4 };
+    assert_eq!(number(&start.tree().read("one").unwrap()), total as u64);
+    let reads = reads.into_inner();
+    assert!(reads > 0);
+    server.connect().sync().unwrap();
+    check_counted(&world, total);
+    println!("{durability}: {total} updates, {reads} reads of both");
     drop(mounted);
     fsck(&world.repo);
 }
 
+/// Along the branch's own line, as git has it, the number never goes back and ends at `total`; each update is one commit.
+fn check_counted(world: &World, total: usize) {
+    let commits = git(&world.repo, &["rev-list", "--reverse", "--first-parent", "main"]);
+    let names: String = commits.lines().map(|commit| format!("{commit}:one\n{commit}:other/two\n")).collect();
+    let mut cat = git_command(&world.repo, &["cat-file", "--batch=%(objecttype)"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = cat.stdin.take().unwrap();
+    let feeder = thread::spawn(move || stdin.write_all(names.as_bytes()));
+    let output = cat.wait_with_output().unwrap();
+    feeder.join().unwrap().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let texts: Vec<&str> = text.lines().filter(|line| !line.is_empty() && *line != "blob").collect();
+    let mut last = 0;
+    for pair in texts.chunks(2) {
+        assert_eq!(pair[0], pair[1], "a torn commit");
+        let one = number(pair[0].as_bytes());
+        assert!(one == last || one == last + 1, "{one} after {last}");
+        last = one;
+    }
+    assert_eq!(last as usize, total);
+}
+
 #[test]
 fn merges_of_disjoint_changes_are_those_of_git() {
+    merges_are_those_of_git("fsync");
+}
+
+#[test]
+fn merges_of_disjoint_changes_are_those_of_git_ahead_of_git() {
+    merges_are_those_of_git("behind");
+}
+
+fn merges_are_those_of_git(durability: &str) {
     let world = World::new();
-    let server = Server::start(&world, "socket", &[]);
+    let server = Server::start(&world, "socket", &["--durability", durability]);
     server.connect().branch("main").unwrap().update(|t| t.write("start", b"x")).unwrap();
     let (clients, times) = (8, rounds(15, 500));
     thread::scope(|scope| {
@@ -142,6 +194,7 @@ fn merges_of_disjoint_changes_are_those_of_git() {
             });
         }
     });
+    server.connect().sync().unwrap();
     let merges = git(&world.repo, &["rev-list", "--min-parents=2", "--max-count=200", "main"]);
     for merge in merges.lines() {
         let parents = git(&world.repo, &["rev-parse", &format!("{merge}^1"), &format!("{merge}^2")]);
@@ -153,7 +206,7 @@ fn merges_of_disjoint_changes_are_those_of_git() {
             "{merge}"
         );
     }
-    println!("{} merges checked", merges.lines().count());
+    println!("{durability}: {} merges checked", merges.lines().count());
     let tree = server.connect().branch("main").unwrap().tree();
     for client in 0..clients {
         let last = times - 1;

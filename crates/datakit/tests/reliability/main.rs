@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, which say what they skip and measure")]
 
 mod disk;
+mod fsync;
 mod git;
 mod history;
 mod kill;
