@@ -221,6 +221,78 @@ fn a_corrupt_object_is_named() {
 }
 
 #[test]
+fn a_corrupt_object_in_a_pack_is_named_and_the_others_are_read() {
+    let (source, store) = repository();
+    // Versions of one file, for git to make deltas of, and one that does not compress.
+    let text = |n: usize| (0..400).map(|line| format!("{n} {}\n", line * (1 + n % 2))).collect::<String>();
+    let noise: String = (0..4000_u32).map(|n| format!("{:08x}", n.wrapping_mul(0x9e37_79b9))).collect();
+    for n in 0..4 {
+        commit(&store, &[("a", &text(n)), (&format!("n{n}"), &format!("{n}{noise}"))]);
+    }
+    drop(store);
+    // Our own packs are kept by git; a clone has what it packs itself.
+    let served = source.path().display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    git(folder.path(), &["clone", "-q", "--bare", "--no-local", &served, "."]);
+    git(folder.path(), &["repack", "-a", "-d", "-f", "-q"]);
+    drop(source);
+    let packs = std::fs::read_dir(folder.path().join("objects/pack")).unwrap().flatten();
+    let mut packs =
+        packs.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "pack"));
+    let pack = packs.next().unwrap();
+    assert_eq!(packs.next(), None, "everything is in one pack");
+    let listed = git(folder.path(), &["verify-pack", "-v", &pack.display().to_string()]);
+    // Lines are: id, kind, size, size in the pack, offset, and for a delta its depth and its base.
+    let objects: Vec<Vec<&str>> = listed
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .filter(|fields: &Vec<&str>| fields.len() >= 5 && fields[0].len() == 40)
+        .collect();
+    assert!(objects.iter().any(|fields| fields.len() == 7), "no deltas: {listed}");
+    let sound = std::fs::read(&pack).unwrap();
+    let store_reads = |damaged: &[u8]| -> Vec<Result<(), String>> {
+        std::fs::remove_file(&pack).unwrap();
+        std::fs::write(&pack, damaged).unwrap();
+        let store = Store::open(folder.path(), created()).unwrap();
+        let read = |fields: &Vec<&str>| {
+            let read = store.object(store.parse_id(fields[0]).unwrap());
+            read.map(drop).map_err(|error| {
+                assert!(error.to_string().contains(fields[0]), "{error} does not name {}", fields[0]);
+                assert!(matches!(error, ReadError::Corrupt { .. } | ReadError::TooLarge { .. }), "{error}");
+                error.to_string()
+            })
+        };
+        objects.iter().map(read).collect()
+    };
+    assert!(store_reads(&sound).iter().all(Result::is_ok));
+    for (at, fields) in objects.iter().enumerate() {
+        let (length, offset): (usize, usize) = (fields[3].parse().unwrap(), fields[4].parse().unwrap());
+        for flipped in [offset, offset + length / 2] {
+            let mut damaged = sound.clone();
+            damaged[flipped] ^= 0x10;
+            let read = store_reads(&damaged);
+            assert!(read[at].is_err(), "{fields:?} is read with byte {flipped} damaged");
+            // Whatever is not made of it is as it was.
+            let is_made_of = |other: &Vec<&str>| {
+                let mut base = other.get(6).copied();
+                while let Some(id) = base {
+                    if id == fields[0] {
+                        return true;
+                    }
+                    base = objects.iter().find(|o| o[0] == id).and_then(|o| o.get(6).copied());
+                }
+                false
+            };
+            for (other, read) in objects.iter().zip(&read) {
+                if other[0] != fields[0] && !is_made_of(other) {
+                    assert_eq!(*read, Ok(()), "{other:?} with byte {flipped} of {fields:?} damaged");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_large_file_goes_through_disk_and_comes_back() {
     let (folder, store) = repository();
     let transaction = store.begin(&main_branch()).unwrap();
