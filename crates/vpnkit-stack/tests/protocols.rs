@@ -60,7 +60,17 @@ fn datagram(dst: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     packet(GUEST, dst, 17, &[&header[..], payload].concat())
 }
 
-fn segment(dst: Ipv4Addr, port: u16, (seq, ack, flags): (u32, u32, u8), payload: &[u8]) -> Vec<u8> {
+fn segment(dst: Ipv4Addr, port: u16, numbers: (u32, u32, u8), payload: &[u8]) -> Vec<u8> {
+    segment_with_window(dst, port, numbers, 65535, payload)
+}
+
+fn segment_with_window(
+    dst: Ipv4Addr,
+    port: u16,
+    (seq, ack, flags): (u32, u32, u8),
+    window: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut bytes = vec![0; 60];
     let header = tcp::Header {
         src_port: 40000,
@@ -68,7 +78,7 @@ fn segment(dst: Ipv4Addr, port: u16, (seq, ack, flags): (u32, u32, u8), payload:
         seq: tcp::Seq(seq),
         ack: tcp::Seq(ack),
         flags,
-        window: 65535,
+        window,
         options: &[],
     };
     let count = header.emit(&mut bytes);
@@ -389,6 +399,35 @@ fn ack_of_unsent_data_is_answered_and_dropped() {
     let answer = tcp_of(&answers[0]);
     assert_eq!((answer.flags, answer.seq.0, answer.ack.0), (tcp::ACK, next, 101));
     assert_eq!(stack.pop_effect(), None);
+}
+
+/// What a guest drops for lack of memory is sent again as soon as it says that it has some, however long that took.
+#[test]
+fn a_window_that_opens_after_many_timeouts_is_used_at_once() {
+    for told in [0, 4000] {
+        let mut stack = stack();
+        let (flow, next) = connect(&mut stack);
+        stack.tcp_buffer(flow, 3000).0.fill(7);
+        stack.tcp_filled(flow, 3000);
+        assert!(sent(&mut stack).len() > 1);
+        let window = |window| segment_with_window(OUTSIDE, 80, (101, next, tcp::ACK), window, b"");
+        exchange(&mut stack, &window(told));
+        let (mut now, mut attempts) = (NOW, 0);
+        while now < Instant(NOW.0 + 20_000_000) {
+            now = stack.deadline().unwrap().max(now);
+            stack.on_time(now);
+            let mut sink = Sink::default();
+            assert!(stack.transmit(now, &mut sink));
+            attempts += sink.0.len();
+        }
+        assert!(attempts >= 4, "{attempts} attempts");
+        stack.on_frame(now, Offload::NONE, &window(60_000), &mut ());
+        let mut sink = Sink::default();
+        assert!(stack.transmit(now, &mut sink));
+        let (_, frame) = sink.0.first().expect("data for the window");
+        let again = tcp_of(frame);
+        assert_eq!((again.seq.0, again.payload.len()), (next, 536), "after a window of {told}");
+    }
 }
 
 #[test]

@@ -228,6 +228,9 @@ impl Endpoint {
             return;
         }
         let opens = window > self.snd_wnd;
+        let in_flight = self.snd_max.since(self.snd_una).unsigned_abs();
+        // More is under way than there was room for, or it timed out: the peer had no memory, and dropped it.
+        let dropped = self.retries > 0 || (self.snd_wnd < self.mss && in_flight > self.snd_wnd);
         self.snd_wnd = window;
         self.snd_wnd_max = self.snd_wnd_max.max(window);
         self.snd_wl1 = segment.seq;
@@ -236,8 +239,8 @@ impl Endpoint {
             // The peer lives: a probe that it has no room for is no lost segment.
             self.retries = 0;
         }
-        let probe_only = self.snd_max.since(self.snd_una) <= 1;
-        if opens && (self.probing || probe_only) {
+        if opens && (self.probing || in_flight <= 1 || dropped) {
+            // The timeout has doubled with every attempt: nothing waits for it now.
             self.probing = false;
             self.snd_nxt = self.snd_una;
             self.rtt.reset();
