@@ -105,8 +105,7 @@ fn a_large_transfer_arrives_whole_both_ways() {
 
 #[test]
 fn names_are_resolved_through_the_host() {
-    let said =
-        sh(&[], "nslookup gateway.internal; nslookup host.internal; nslookup localhost").done();
+    let said = sh(&[], "nslookup gateway.internal; nslookup host.internal; nslookup localhost").done();
     let text = said.text();
     assert!(text.contains("192.168.65.1") && text.contains("192.168.65.2"), "{text} {}", said.stderr);
 }
