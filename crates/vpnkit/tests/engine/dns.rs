@@ -38,9 +38,12 @@ fn answer(query: &[u8], rcode: u8, extra: &[u8]) -> Vec<u8> {
 
 /// A resolver that answers every query over UDP and TCP with `rcode` and `extra`; it truncates over UDP.
 fn resolver(rcode: u8, extra: Vec<u8>) -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let both = || {
+        let tcp = TcpListener::bind("127.0.0.1:0").ok()?;
+        Some((UdpSocket::bind(tcp.local_addr().ok()?).ok()?, tcp))
+    };
+    let (udp, tcp) = (0..100).find_map(|_| both()).expect("a port that is free for both");
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).unwrap();
     let long = extra.clone();
     thread::spawn(move || {
         let mut buffer = [0; 2048];
