@@ -1,7 +1,7 @@
 //! The `coracle` command: boots a small Linux anywhere and runs a command in it.
 //!
 //! The only place where the kits meet: [`machine`] composes a machine from hyperkit, vpnkit and p9p through
-//! [`glue`]; [`session`] talks to PID 1 of the guest; [`cli`] is the command line.
+//! [`glue`]; [`session`] talks to PID 1 of the guest; [`cli`] is the command line, [`run`] what `coracle run` does.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod failure;
 mod glue;
 mod machine;
 mod progress;
+mod run;
 mod session;
 mod sys;
 mod terminal;

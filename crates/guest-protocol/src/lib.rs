@@ -20,6 +20,8 @@ pub const STDIN_PORT: u32 = 1025;
 pub const STDOUT_PORT: u32 = 1026;
 /// vsock port of the host that stderr of the command goes to.
 pub const STDERR_PORT: u32 = 1027;
+/// All of them: what a host has to accept.
+pub const PORTS: &[u32] = &[CONTROL_PORT, STDIN_PORT, STDOUT_PORT, STDERR_PORT];
 
 /// Host to guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

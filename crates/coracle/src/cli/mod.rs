@@ -58,7 +58,7 @@ impl Cli {
     /// [`Failure`] when it cannot be done.
     pub fn perform(self) -> Result<u8, Failure> {
         match self.command {
-            Command::Run(arguments) => run::perform(&arguments),
+            Command::Run(arguments) => crate::run::perform(&arguments),
             Command::Doctor(arguments) => doctor::perform(&arguments),
             Command::Image(arguments) => image::perform(&arguments),
         }

@@ -1,4 +1,4 @@
-//! `coracle run`: a machine for one command.
+//! What `coracle run` accepts.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,11 +7,6 @@ use std::time::Duration;
 use clap::Args;
 
 use super::value::{self, Disk, Port, Share};
-use crate::failure::Failure;
-use crate::{machine, session};
-
-/// Smallest memory that Debian's kernel with our initramfs starts in.
-const MEMORY_BYTES_MIN: u64 = 96 << 20;
 
 /// Which engine the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -114,54 +109,4 @@ impl clap::builder::TypedValueParser for ShareParser {
         value::share(value)
             .map_err(|why| clap::Error::raw(clap::error::ErrorKind::ValueValidation, why + "\n\n"))
     }
-}
-
-/// Runs the command; its exit code is ours.
-pub fn perform(arguments: &Arguments) -> Result<u8, Failure> {
-    check(arguments)?;
-    let terminal = arguments.tty.then(crate::terminal::Terminal::of_stdin).transpose()?;
-    let setup = machine::Setup::prepare(arguments)?;
-    session::run(setup, arguments, terminal)
-}
-
-/// What can be refused before anything is made.
-fn check(arguments: &Arguments) -> Result<(), Failure> {
-    if arguments.command.is_empty() && arguments.initrd.is_none() {
-        return Err(Failure::usage("no command: say `coracle run -- COMMAND ARGUMENTS…`"));
-    }
-    if arguments.cpus == 0 {
-        return Err(Failure::usage("--cpus 0: a machine needs at least one processor"));
-    }
-    check_memory(arguments.memory)?;
-    for share in &arguments.shares {
-        std::fs::metadata(&share.host).map_err(|error| {
-            Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error)))
-        })?;
-    }
-    for variable in &arguments.env {
-        value::variable(variable).map_err(|why| Failure::usage(&why))?;
-    }
-    for (flag, file) in [("--kernel", &arguments.kernel), ("--initrd", &arguments.initrd)] {
-        let Some(file) = file else { continue };
-        std::fs::File::open(file)
-            .map_err(|error| Failure::usage(&format!("{flag} {}: {error}", file.display())))?;
-    }
-    Ok(())
-}
-
-fn check_memory(bytes: u64) -> Result<(), Failure> {
-    let host = crate::sys::memory_bytes();
-    if bytes < MEMORY_BYTES_MIN {
-        return Err(Failure::usage(&format!(
-            "--memory: {bytes} bytes are too few, the guest needs at least 96M"
-        )));
-    }
-    if bytes > host {
-        let mib = host >> 20;
-        return Err(Failure::usage(&format!(
-            "--memory: {} MiB asked for, this host has {mib} MiB",
-            bytes >> 20
-        )));
-    }
-    Ok(())
 }

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use guest_protocol::{Network, Share};
+use guest_protocol::{Network, PORTS, Share};
 use hyperkit::devices::{block, net, p9, rng, vsock};
 use hyperkit::{BuildError, Image, Machine, MachineConfig, VirtioDevice, VmError};
 
@@ -23,7 +23,6 @@ use crate::cli::run::Arguments;
 use crate::cli::value::Protocol;
 use crate::failure::Failure;
 use crate::glue;
-use crate::session::PORTS;
 
 /// The guest's vsock address. The host's is 2; 3 is the first that guests have by custom.
 const GUEST_CID: u32 = 3;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest_protocol::{CONTROL_PORT, FromGuest, Run, STDERR_PORT, STDIN_PORT, STDOUT_PORT, ToGuest, frame};
+use guest_protocol::{FromGuest, Run, ToGuest, frame};
 use hyperkit::Outcome;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
@@ -19,9 +19,6 @@ use crate::cli::value;
 use crate::failure::{Failure, MACHINE};
 use crate::machine::{PANIC, Running, Setup};
 use crate::terminal::Terminal;
-
-/// Ports that PID 1 connects to.
-pub const PORTS: &[u32] = &[CONTROL_PORT, STDIN_PORT, STDOUT_PORT, STDERR_PORT];
 
 /// Exit code of a command that ran out of time, as timeout(1) gives it.
 const TIMED_OUT: u8 = 124;
@@ -53,7 +50,7 @@ pub fn run(setup: Setup, arguments: &Arguments, terminal: Option<Terminal>) -> R
     let request = arguments.initrd.is_none().then(|| request(arguments, &setup));
     let mut running = setup.start()?;
     watch_machine(&running, &events);
-    let streams = Streams::accept(running.take_opened(), events, arguments);
+    let streams = Streams::accept(running.take_opened(), events, arguments.tty);
     let mut session =
         Session { inbox, request, control: None, started: false, interrupts: 0, terminal, deadline: None };
     session.deadline = arguments.timeout.map(|limit| Instant::now() + limit);

@@ -9,7 +9,6 @@ use std::thread::{self, JoinHandle};
 use guest_protocol::{CONTROL_PORT, FromGuest, STDERR_PORT, STDIN_PORT, STDOUT_PORT, frame};
 
 use super::Event;
-use crate::cli::run::Arguments;
 
 /// How much is moved at once.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -21,13 +20,8 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Serves the guest's connections as they come.
-    pub fn accept(
-        opened: Receiver<(u32, UnixStream)>,
-        events: Sender<Event>,
-        arguments: &Arguments,
-    ) -> Streams {
-        let terminal = arguments.tty;
+    /// Serves the guest's connections as they come; with a terminal, stdout is all there is.
+    pub fn accept(opened: Receiver<(u32, UnixStream)>, events: Sender<Event>, terminal: bool) -> Streams {
         let acceptor = thread::spawn(move || {
             let mut outputs = Vec::new();
             // Stdout and stderr (or the terminal) are all there is to drain; stop looking once they are here.
