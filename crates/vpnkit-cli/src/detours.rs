@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use vpnkit::{Detour, Engine, GatewayPorts, Intercept, Update};
@@ -98,12 +98,50 @@ pub struct Detours {
 
 /// The engine, which starts after what it needs.
 #[derive(Debug, Default)]
-pub struct Later(OnceLock<Weak<Engine>>);
+pub struct Later(Mutex<Known>);
+
+/// What is known of the engine.
+#[derive(Debug)]
+enum Known {
+    /// Nothing yet; what it is to be told.
+    Updates(Vec<Update>),
+    /// It has started, and may have ended.
+    Engine(Weak<Engine>),
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Known::Updates(Vec::new())
+    }
+}
 
 impl Later {
     /// The engine, if it has started and not ended.
     pub fn get(&self) -> Option<Arc<Engine>> {
-        self.0.get()?.upgrade()
+        match &*lock(&self.0) {
+            Known::Updates(_) => None,
+            Known::Engine(engine) => engine.upgrade(),
+        }
+    }
+
+    /// Tells the engine; one that is not there yet, and may serve machines already, when it is.
+    pub fn update(&self, update: Update) {
+        let engine = match &mut *lock(&self.0) {
+            Known::Updates(updates) => return updates.push(update),
+            Known::Engine(engine) => engine.upgrade(),
+        };
+        if let Some(engine) = engine {
+            engine.update(update);
+        }
+    }
+
+    /// The engine is there.
+    fn set(&self, engine: &Arc<Engine>) {
+        let mut known = lock(&self.0);
+        if let Known::Updates(updates) = std::mem::replace(&mut *known, Known::Engine(Arc::downgrade(engine)))
+        {
+            updates.into_iter().for_each(|update| engine.update(update));
+        }
     }
 }
 
@@ -173,8 +211,7 @@ impl Detours {
 
     /// The engine is there.
     pub fn attach(&self, engine: &Arc<Engine>) {
-        // It is done once.
-        let _ = self.engine.0.set(Arc::downgrade(engine));
+        self.engine.set(engine);
         self.tell_ports();
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ethlink::pass;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::sys;
@@ -340,8 +341,7 @@ impl Office {
 
     fn bind(&mut self, path: &Path) -> io::Result<UnixListener> {
         let path = self.place(path)?;
-        let is_dead =
-            UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        let is_dead = connect_now(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         if is_dead && identity_of(&path).is_some() {
             std::fs::remove_file(&path)?;
         }
@@ -359,8 +359,19 @@ impl Office {
             return Err(io::Error::from_raw_os_error(libc::EACCES));
         }
         drop(known);
-        UnixStream::connect(path)
+        connect_now(path)
     }
+}
+
+/// Connects to a Unix socket at once or not at all: who listens and accepts nothing, with a full queue, would hold up all
+/// that is asked after it, and who asks. See connect(2), `EAGAIN`.
+fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 fn reply(mut asked: &UnixStream, result: Result<BorrowedFd<'_>, &io::Error>) -> io::Result<()> {
@@ -370,5 +381,28 @@ fn reply(mut asked: &UnixStream, result: Result<BorrowedFd<'_>, &io::Error>) -> 
             let code = error.raw_os_error().unwrap_or(libc::EIO);
             asked.write_all(&[&[1][..], &code.to_le_bytes()].concat())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_accepts_nobody_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener =
+            net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        net::listen(&listener, 1).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect_now(&path) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.kind(), waiting.len()), (io::ErrorKind::WouldBlock, 2));
     }
 }
