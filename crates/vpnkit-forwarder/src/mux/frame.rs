@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 pub const MAGIC: &[u8] = b"https://github.com/moby/vpnkit multiplexer protocol\n";
 /// Most payload of a Data frame, in bytes: no peer lets us send more, nor do we.
 pub const PAYLOAD_BYTES_MAX: usize = 65_536;
+/// Most bytes of a frame, and of a greeting: a header's length is a u16.
+pub(super) const FRAME_BYTES_MAX: usize = u16::MAX as usize + PAYLOAD_BYTES_MAX;
 /// Bytes of a header before what its command has.
 const HEADER_BYTES: usize = 7;
 /// Longest path of a Unix socket that is forwarded to (`sun_path` and no more).

@@ -19,6 +19,9 @@ pub const WINDOW_BYTES: u64 = 65_536;
 /// Streams at one time, counting those that one side has closed.
 pub const STREAMS_MAX: usize = 16_384;
 
+/// Bytes that were taken of the output before those behind them are moved to the front.
+const OUTPUT_TAKEN_MAX: usize = 256 << 10;
+
 /// Which side we are: numbers of streams go up from 0 for who connects, down from the largest for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -103,6 +106,8 @@ pub struct Multiplexer {
     /// Received and not yet a whole frame.
     pending: Vec<u8>,
     out: Vec<u8>,
+    /// Bytes of `out` that were taken.
+    taken: usize,
 }
 
 impl Multiplexer {
@@ -114,7 +119,16 @@ impl Multiplexer {
             Side::Host => 0,
             Side::Guest => u32::MAX,
         };
-        Self { side, streams: HashMap::new(), next, greeted: false, strays: 0, pending: Vec::new(), out }
+        Self {
+            side,
+            streams: HashMap::new(),
+            next,
+            greeted: false,
+            strays: 0,
+            pending: Vec::new(),
+            out,
+            taken: 0,
+        }
     }
 
     /// Whether the peer has said what it speaks.
@@ -129,12 +143,19 @@ impl Multiplexer {
 
     /// Bytes for the peer that were not taken yet.
     pub fn output(&self) -> &[u8] {
-        &self.out
+        &self.out[self.taken..]
     }
 
     /// The first `count` bytes of the output are on their way.
     pub fn sent(&mut self, count: usize) {
-        self.out.drain(..count);
+        self.taken += count;
+        if self.taken == self.out.len() {
+            self.out.clear();
+            self.taken = 0;
+        } else if self.taken >= OUTPUT_TAKEN_MAX {
+            self.out.drain(..self.taken);
+            self.taken = 0;
+        }
     }
 
     /// How many streams there are.
@@ -147,23 +168,37 @@ impl Multiplexer {
     /// # Errors
     /// When the peer broke the protocol: nothing that follows can be understood.
     pub fn receive(&mut self, bytes: &[u8], events: &mut Vec<Event>) -> Result<(), MuxError> {
-        let mut all = std::mem::take(&mut self.pending);
-        all.extend(bytes);
+        let mut rest = bytes;
+        if !self.pending.is_empty() {
+            // What waits is part of one frame: no more than the rest of that is copied to it.
+            let mut front = std::mem::take(&mut self.pending);
+            let before = front.len();
+            let (first, _) = rest.split_at(rest.len().min(frame::FRAME_BYTES_MAX));
+            front.extend(first);
+            let taken = self.take_frames(&front, events)?;
+            if taken == 0 {
+                self.pending = front;
+                return Ok(());
+            }
+            rest = rest.get(taken.saturating_sub(before)..).unwrap_or_default();
+        }
+        let taken = self.take_frames(rest, events)?;
+        self.pending.extend(&rest[taken..]);
+        Ok(())
+    }
+
+    /// Takes the whole frames at the front of `bytes`, after the greeting; returns how many bytes those are.
+    fn take_frames(&mut self, bytes: &[u8], events: &mut Vec<Event>) -> Result<usize, MuxError> {
         let mut at = 0;
         if !self.greeted {
-            let Some(length) = greeting_length(&all)? else {
-                self.pending = all;
-                return Ok(());
-            };
+            let Some(length) = greeting_length(bytes)? else { return Ok(0) };
             (self.greeted, at) = (true, length);
         }
-        while let Some((frame, length)) = Frame::parse(&all[at..])? {
+        while let Some((frame, length)) = Frame::parse(&bytes[at..])? {
             at += length;
             self.on_frame(frame, events)?;
         }
-        all.drain(..at);
-        self.pending = all;
-        Ok(())
+        Ok(at)
     }
 
     fn on_frame(&mut self, frame: Frame, events: &mut Vec<Event>) -> Result<(), MuxError> {
