@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ethlink::{Address, Protocol};
@@ -50,6 +51,10 @@ pub struct Cli {
     /// Connected socket that the command was started with: a stream with QEMU's framing, or packets
     #[arg(long, value_name = "NUMBER")]
     pub fd: Vec<i32>,
+    /// Microseconds to stay awake for more while answers come faster than that; 0 is never
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub busy_poll: u32,
     /// Largest IP packet, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1500)]
     pub mtu: u16,
@@ -257,7 +262,8 @@ impl Cli {
         });
         let dns = Resolvers::Fixed(servers.copied().collect());
         let backlog = self.classic.listen_backlog.map_or(Config::default().backlog, |count| count as u16);
-        Ok(Config { network, dns, hosts: None, backlog, ..Config::default() })
+        let busy_poll = Duration::from_micros(self.busy_poll.into());
+        Ok(Config { network, dns, hosts: None, backlog, busy_poll, ..Config::default() })
     }
 
     /// The smallest network of at least 256 addresses that has all of those given.

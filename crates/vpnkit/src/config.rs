@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ethlink::inside::Inside;
 use vpnkit_stack::wire::ethernet::MacAddr;
@@ -25,6 +26,9 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Connections that may wait to be accepted at a forwarded port; the kernel has its own limit.
     pub backlog: u16,
+    /// How long the engine stays awake for more, while answers come in less than that: to be woken takes longer than many
+    /// of them. Zero is never.
+    pub busy_poll: Duration,
     /// Where connections of guests really go, if not straight.
     pub intercept: Option<Arc<dyn Intercept>>,
     /// Where sockets of the guest's namespace come from, if it is one: TCP connections from this host's loopback to a
@@ -35,6 +39,9 @@ pub struct Config {
 /// See [`Config::backlog`].
 const BACKLOG: u16 = 4096;
 
+/// See [`Config::busy_poll`].
+const BUSY_POLL: Duration = Duration::from_micros(50);
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -43,6 +50,7 @@ impl Default for Config {
             hosts: Some(PathBuf::from("/etc/hosts")),
             forwards: Vec::new(),
             backlog: BACKLOG,
+            busy_poll: BUSY_POLL,
             intercept: None,
             inside: None,
         }
@@ -161,6 +169,10 @@ pub enum ForwardError {
     Os { protocol: Protocol, bind: SocketAddr, source: io::Error },
     #[error("{protocol} {bind} is not forwarded")]
     Unknown { protocol: Protocol, bind: SocketAddr },
+    #[error("a path in a machine is reached through its forwarder only: start the network with --vsock-path")]
+    NoForwarder,
+    #[error("{} is no path of a socket in a machine: it has 1 to 107 bytes", .0.display())]
+    NotPath(std::path::PathBuf),
     #[error("the network has stopped")]
     Stopped,
 }

@@ -74,6 +74,7 @@ fn bind(forward: &Forward, backlog: u16) -> io::Result<Socket> {
         }
         Protocol::Udp => {
             let fd = net::socket_with(family, SocketType::DGRAM, flags, None)?;
+            super::udp::widen(fd.as_fd());
             net::bind(&fd, &forward.bind)?;
             Ok(Socket::Udp(fd.into()))
         }

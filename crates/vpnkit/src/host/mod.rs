@@ -30,7 +30,7 @@ use crate::intercept::Intercept;
 use crate::link::{Link, Received};
 use crate::waker::Waker;
 use poller::{Owner, Poller};
-use spin::{SPIN, Spin};
+use spin::Spin;
 
 pub(crate) use forward::Bound;
 
@@ -127,7 +127,7 @@ impl Host {
             intercept: config.intercept.clone(),
             scratch: vec![0; DATAGRAM_BYTES_MAX],
             link_ready: true,
-            spin: Spin::default(),
+            spin: Spin::new(config.busy_poll),
             route_checked: Instant::default(),
             stopping: false,
         })
@@ -235,7 +235,7 @@ impl Host {
     fn wait_idle(&mut self) -> std::io::Result<usize> {
         if self.spin.is_worth_it() {
             let began = std::time::Instant::now();
-            while began.elapsed() < SPIN {
+            while began.elapsed() < self.spin.moment() {
                 let count = self.poller.wait(Some(Duration::ZERO))?;
                 if count > 0 || self.waker.take_pending() {
                     self.spin.paid();

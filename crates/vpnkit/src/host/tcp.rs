@@ -39,14 +39,23 @@ struct Connection {
     hung_up: bool,
     /// Urgent data or an error came: a short read may end before it, and is then no end.
     urgent: bool,
-    /// Whether Nagle's algorithm may hold data back: it does nothing to the first.
-    nagle: bool,
-    /// Whether something was written.
-    wrote: bool,
+    nagle: Nagle,
     finished: bool,
     /// Whether it is in the list of those that have more to read.
     listed: bool,
     read_bytes: usize,
+}
+
+/// Nagle's algorithm, which holds data back while other data is not acknowledged: RFC 9293 §3.7.4. It does nothing to
+/// what is written first, so connections of one request are spared the call that switches it off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nagle {
+    /// It is on, and nothing was written.
+    Idle,
+    /// It is on, and something was written: the next write may be held back.
+    Due,
+    /// It is off.
+    Off,
 }
 
 /// The sockets, by the index of their flows.
@@ -59,15 +68,17 @@ pub struct Connections {
 }
 
 impl Connection {
-    /// Sends `parts` without delay: Nagle's algorithm is switched off before it would do anything, which spares
-    /// connections of one request the call.
+    /// Sends `parts` without delay: Nagle's algorithm is switched off before it would do anything.
     fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<usize, Errno> {
-        if self.nagle && self.wrote {
-            // A socket without it works, with delays.
-            let _ = net::sockopt::set_tcp_nodelay(&self.fd, true);
-            self.nagle = false;
-        }
-        self.wrote = true;
+        self.nagle = match self.nagle {
+            Nagle::Idle => Nagle::Due,
+            Nagle::Due => {
+                // Where that fails, the socket works, with delays.
+                let _ = net::sockopt::set_tcp_nodelay(&self.fd, true);
+                Nagle::Off
+            }
+            Nagle::Off => Nagle::Off,
+        };
         let mut control = net::SendAncillaryBuffer::default();
         net::sendmsg(&self.fd, parts, &mut control, SendFlags::NOSIGNAL)
     }
@@ -168,8 +179,7 @@ impl Host {
                 hung_up: false,
                 urgent: false,
                 // An accepted socket has what its listener was given.
-                nagle: connecting,
-                wrote: false,
+                nagle: if connecting { Nagle::Idle } else { Nagle::Off },
                 finished: false,
                 listed: false,
                 read_bytes: READ_BYTES_MIN,

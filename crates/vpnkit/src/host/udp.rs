@@ -1,11 +1,11 @@
 //! UDP sockets of the host: one for each port of a guest that sends.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, sockopt};
 use vpnkit_stack::{ConnectError, Hops, UdpId};
 
 use super::poller::{Owner, Token};
@@ -16,6 +16,19 @@ const BURST: usize = 64;
 /// What a new socket does. Linux would not fragment what is larger than a path that it knows, which to the host itself,
 /// where this is used, makes no difference.
 const DEFAULT: Hops = Hops { ttl: 64, dont_fragment: false };
+
+/// Bytes that the kernel may keep for a socket until this thread has its turn: 40 ms of a gigabit a second, were they
+/// all data; each datagram counts with what the kernel adds to it.
+const QUEUE_BYTES: usize = 4 << 20;
+
+/// Gives a socket of datagrams a long queue, as long as the system allows: bursts of a peer on this host outrun the
+/// usual one. Memory is taken only for what waits.
+pub(super) fn widen(socket: BorrowedFd<'_>) {
+    // Beyond the system's limit (rmem_max of socket(7)) with CAP_NET_ADMIN only; a refusal leaves what there is.
+    if sockopt::set_socket_recv_buffer_size_force(socket, QUEUE_BYTES).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(socket, QUEUE_BYTES);
+    }
+}
 
 #[derive(Debug)]
 struct Socket {
@@ -81,6 +94,7 @@ impl Host {
         let socket = UdpSocket::bind((any, 0)).ok()?;
         socket.set_nonblocking(true).ok()?;
         sys::set_recverr(socket.as_fd(), to.is_ipv6()).ok()?;
+        widen(socket.as_fd());
         let token = self.poller.add(&socket, Owner::Udp(flow), EventFlags::IN).ok()?;
         let index = flow.0.index();
         if self.udp.slots.len() <= index {
