@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
         let (record, after) = more.split_at(usize::from(*length).min(more.len()));
         rest = after;
         match (opcode % 8, flow, query) {
-            (0 | 7, _, _) => stack.on_frame(Instant(now), Offload::NONE, record, &mut ()),
+            (0 | 7, _, _) => drop(stack.on_frame(Instant(now), Offload::NONE, record, &mut ())),
             (1, _, _) => now += 1 + (u64::from(*length) << (opcode >> 3)),
             (2, Some(flow), _) => stack.tcp_connected(flow),
             (3, Some(flow), _) => stack.tcp_connect_failed(flow, ConnectError::Refused),

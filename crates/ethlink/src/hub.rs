@@ -306,6 +306,11 @@ impl Hub {
         }
     }
 
+    /// The hardware addresses of machines, each with the number of its port.
+    pub fn stations(&self) -> impl Iterator<Item = (Mac, PortId)> {
+        self.switch.owners()
+    }
+
     /// Takes a frame of the engine, in pieces of which the first has all headers; what `vnet` leaves to the receiver is
     /// done here for machines that cannot. Returns false when its only machine has no room for it now. With several machines
     /// it is dropped instead, as nobody is to wait for another.

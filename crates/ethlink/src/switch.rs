@@ -82,6 +82,11 @@ impl Switch {
         true
     }
 
+    /// The addresses that are known, each with its port.
+    pub fn owners(&self) -> impl Iterator<Item = (Mac, PortId)> {
+        self.owners.iter().map(|(mac, port)| (*mac, *port))
+    }
+
     /// Forgets a port's addresses: it is gone.
     pub fn forget(&mut self, port: PortId) {
         self.owners.retain(|_, owner| *owner != port);

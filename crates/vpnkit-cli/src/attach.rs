@@ -21,6 +21,8 @@ use crate::failure::{self, Failure};
 pub struct Attached {
     /// Where frames come from.
     pub link: Arc<dyn Link>,
+    /// The same, if it is a switch.
+    pub switch: Option<Arc<HubLink>>,
     /// Where sockets of the namespace come from.
     pub inside: Option<Arc<Inside>>,
 }
@@ -33,7 +35,7 @@ pub fn attach(cli: &Cli, network: &Network, engine: &Arc<Later>) -> Result<Attac
         // A device alone needs no switch.
         (true, false) => {
             let (tap, inside) = tap_of_helper(cli)?;
-            Ok(Attached { link: Arc::new(TapLink::new(tap)), inside })
+            Ok(Attached { link: Arc::new(TapLink::new(tap)), switch: None, inside })
         }
         (with_tap, true) => {
             let (mut hub, mut inside) = (hub(cli, &sockets, network, engine)?, None);
@@ -42,8 +44,8 @@ pub fn attach(cli: &Cli, network: &Network, engine: &Arc<Later>) -> Result<Attac
                 hub.attach_tap(made.0).map_err(|error| Failure::of(&error))?;
                 inside = made.1;
             }
-            let link = HubLink::new(hub).map_err(|error| Failure::of(&error))?;
-            Ok(Attached { link: Arc::new(link), inside })
+            let link = Arc::new(HubLink::new(hub).map_err(|error| Failure::of(&error))?);
+            Ok(Attached { link: Arc::clone(&link) as Arc<dyn Link>, switch: Some(link), inside })
         }
         (false, false) => Err(Failure::usage(
             "nothing to attach to: give --netns and --tap, or a socket such as --listen-qemu unix:PATH",
@@ -88,9 +90,7 @@ fn identities(network: &Network, engine: &Arc<Later>) -> Identities {
     let last = network.guest_last.unwrap_or(Ipv4Addr::from_bits(network.broadcast().to_bits() - 1));
     let engine = Arc::clone(engine);
     Identities::new((network.guest, last), vec![network.gateway, network.host], move |mac, address| {
-        if let Some(engine) = engine.get() {
-            engine.update(Update::Reserve(MacAddr(mac), address));
-        }
+        engine.update(Update::Reserve(MacAddr(mac), address));
     })
 }
 

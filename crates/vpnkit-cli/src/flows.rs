@@ -27,7 +27,8 @@ pub fn show(arguments: &QuestionArguments) -> Result<(), Failure> {
         let began = Instant::now();
         std::thread::sleep(INTERVAL);
         let second = flows(&arguments.control)?;
-        table(&first, &second, began.elapsed())
+        let elapsed = began.elapsed();
+        table(&first, &second, elapsed) + &dropped(&question(&arguments.control, "/drops")?)
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::of(&error))
 }
@@ -116,6 +117,16 @@ fn table(first: &Value, second: &Value, elapsed: Duration) -> String {
     rows.into_iter().fold(head, |table, (_, line)| table + &line)
 }
 
+/// A line of what was dropped or refused since the start, if anything was, most often first.
+fn dropped(drops: &Value) -> String {
+    let counts = drops.as_object().into_iter().flatten();
+    let mut counts: Vec<(u64, &String)> =
+        counts.map(|(name, count)| (count.as_u64().unwrap_or(0), name)).collect();
+    counts.sort_by(|left, right| right.0.cmp(&left.0).then(left.1.cmp(right.1)));
+    let parts: Vec<String> = counts.iter().map(|(count, name)| format!("{count} {name}")).collect();
+    if parts.is_empty() { String::new() } else { format!("dropped: {}\n", parts.join(", ")) }
+}
+
 /// With a unit of a thousand, in at most seven letters.
 fn bytes(count: f64) -> String {
     let mut value = count;
@@ -147,5 +158,12 @@ mod tests {
         assert_eq!(lines[0][..4], ["PROTO", "STATE", "GUEST", "REMOTE"]);
         assert_eq!(lines[1][3..], ["fast", "0", "B", "3.0", "MB", "0", "B/s", "1.5", "MB/s"]);
         assert_eq!(lines[2][3..], ["slow", "0", "B", "5.0", "MB", "0", "B/s", "500", "B/s"]);
+    }
+
+    #[test]
+    fn what_was_dropped_most_often_comes_first() {
+        let drops = json!({"malformed": 2, "forged_source": 40, "queue_full": 2});
+        assert_eq!(dropped(&drops), "dropped: 40 forged_source, 2 malformed, 2 queue_full\n");
+        assert_eq!(dropped(&json!({})), "");
     }
 }

@@ -51,13 +51,15 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     let engine = Arc::new(Engine::start(config, link).map_err(|error| Failure::of(&error))?);
     detours.attach(&engine);
     watched.apply_all(texts, &engine, &detours);
+    let exposed = control::expose(cli, Arc::clone(&engine) as Arc<dyn Network>, &warden)?;
     let api = Api {
-        exposed: control::expose(cli, Arc::clone(&engine) as Arc<dyn Network>, &warden)?,
-        paths: control::paths(cli, Arc::clone(&engine) as Arc<dyn Network>, &warden),
+        paths: control::paths(cli, Arc::clone(exposed.network()), &warden),
+        exposed,
         recorder,
         status: Arc::new(crate::status::of(sandbox.as_ref())),
         proxy: detours.has_proxy().then(|| Arc::clone(&detours) as Arc<dyn Settings>),
         zones: Arc::default(),
+        switch: attached.switch,
     };
     forwarder::serve(trees, &api)?;
     let _servers = control::serve(listening, &api)?;

@@ -1,7 +1,13 @@
 //! The control socket of a running command.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it did not try"
+)]
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output};
 use std::time::Duration;
 
@@ -76,6 +82,59 @@ fn flows_are_shown_as_a_table_and_as_json() {
     assert!(String::from_utf8(table.stdout).unwrap().starts_with("PROTO STATE"));
     assert_eq!(vpnkit.flows(&["--json"]).stdout, b"[]\n");
     assert!(vpnkit.curl("/metrics", &[]).contains("vpnkit_tcp_flows 0"));
+}
+
+/// A frame of a machine with the length before it that QEMU puts there.
+fn framed(ethertype: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let gateway = [0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6];
+    let frame = [&gateway[..], &MACHINE, &ethertype, payload].concat();
+    [&(frame.len() as u32).to_be_bytes()[..], &frame].concat()
+}
+
+const MACHINE: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+/// An IPv4 packet without payload; its checksum is right.
+fn ipv4(src: [u8; 4]) -> Vec<u8> {
+    let mut packet = [&[0x45, 0, 0, 20, 0, 0, 0, 0, 64, 6, 0, 0][..], &src, &[192, 0, 2, 1]].concat();
+    let sum: u32 = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+#[test]
+fn what_was_dropped_is_counted_and_commented_by_reason() {
+    let vpnkit = Vpnkit::start(&["--capture-ring", "1"]);
+    let mut machine = UnixStream::connect(vpnkit.folder.path().join("qemu")).unwrap();
+    let foreign = framed([8, 0], &ipv4([10, 9, 9, 9]));
+    let question =
+        [&[0, 1, 8, 0, 6, 4, 0, 1][..], &MACHINE, &[192, 168, 65, 9, 0, 0, 0, 0, 0, 0, 192, 168, 65, 1]];
+    let frames = [foreign.clone(), foreign, framed([8, 0], &[0x45]), framed([8, 6], &question.concat())];
+    machine.write_all(&frames.concat()).unwrap();
+    // When the last one is answered, all were taken.
+    machine.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    machine.read_exact(&mut [0; 46]).unwrap();
+    assert_eq!(vpnkit.curl("/drops", &[]), r#"{"forged_source":2,"malformed":1}"#);
+    let metrics = vpnkit.curl("/metrics", &[]);
+    for line in [r#"vpnkit_dropped_total{reason="forged_source"} 2"#, r#"{reason="queue_full"} 0"#] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+    let table = String::from_utf8(vpnkit.flows(&[]).stdout).unwrap();
+    assert!(table.ends_with("dropped: 2 forged_source, 1 malformed\n"), "{table}");
+    assert_eq!(vpnkit.curl("/cam", &[]), r#"{"02:00:00:00:00:09":0}"#);
+    let file = vpnkit.folder.path().join("frames.pcapng");
+    vpnkit.curl("/capture/ring", &["-o", file.to_str().unwrap()]);
+    let mut tshark = Command::new("tshark");
+    tshark.args(["-T", "fields", "-e", "frame.comment", "-r"]).arg(&file);
+    let Ok(output) = tshark.output() else {
+        println!("SKIP the comments of what_was_dropped_is_counted_and_commented_by_reason: no tshark");
+        return;
+    };
+    let comments = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = comments.lines().filter(|line| !line.is_empty()).collect();
+    let forged = "dropped: from an address that its sender cannot have";
+    assert_eq!(lines, [forged, forged, "dropped: no valid packet of its protocol"]);
+    assert!(comments.lines().count() > lines.len(), "others have no comment");
 }
 
 #[test]

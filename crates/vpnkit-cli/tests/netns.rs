@@ -128,6 +128,104 @@ print(peer[0], flush=True)";
 }
 
 #[test]
+fn a_connection_to_the_control_socket_becomes_one_to_the_guest() {
+    run("a_connection_to_the_control_socket_becomes_one_to_the_guest", |guest| {
+        let folder = tempfile::tempdir().unwrap();
+        let control = folder.path().join("control");
+        let _vpnkit = guest.serve(&["--config-net", "--control", control.to_str().unwrap()]);
+        let program = "
+l = socket.create_server((\"\", 82))
+print(\"ready\", flush=True)
+c, _ = l.accept()
+while True:
+    part = c.recv(100)
+    if not part: break
+    c.sendall(part.upper())";
+        let mut server = guest.python_command(program).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let connect = || {
+            let stream = std::os::unix::net::UnixStream::connect(&control).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        };
+        // What is not whole is not led anywhere yet, and what is no request for a tunnel is answered as ever.
+        let mut tunnel = connect();
+        tunnel.write_all(b"POST /tunnel?ip=192.168.65.3&po").unwrap();
+        let mut other = connect();
+        other.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        other.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
+        tunnel.write_all(b"rt=82 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nahoy").unwrap();
+        let mut said = [0; 6];
+        tunnel.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"OKAHOY");
+        tunnel.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(tunnel.read(&mut said).unwrap(), 0, "the end of one is the end of the other");
+        server.wait().unwrap();
+        let mut nowhere = connect();
+        nowhere.write_all(b"POST /tunnel?ip=10.0.0.1&port=82 HTTP/1.1\r\n\r\n").unwrap();
+        assert!(matches!(nowhere.read(&mut said), Ok(0) | Err(_)), "no OK for what is no guest");
+    });
+}
+
+#[test]
+fn iperf3_measures_both_ways_and_loses_no_datagrams() {
+    const TEST: &str = "iperf3_measures_both_ways_and_loses_no_datagrams";
+    if Command::new("iperf3").arg("--version").stdout(Stdio::null()).status().is_err() {
+        println!("SKIP {TEST}: no iperf3");
+        return;
+    }
+    run(TEST, |guest| {
+        let _vpnkit = guest.serve(&["--config-net", "-t", "127.0.0.2/15201:5201"]);
+        let quiet = |command: &mut Command| world::Vpnkit(command.stdout(Stdio::null()).spawn().unwrap());
+        let _server = quiet(Command::new("iperf3").args(["-s", "-p", "5201"]));
+        let _inside = quiet(guest.command("iperf3").args(["-s", "-p", "5201"]));
+        // A number of bytes, not of seconds: how fast it is does not matter here.
+        let measure = |command: &mut Command, arguments: &[&str]| {
+            command.args(["-J", "--connect-timeout", "20000", "-p"]).args(arguments);
+            let mut error = String::new();
+            for _ in 0..40 {
+                let output = command.output().unwrap();
+                let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+                if report["error"].is_null() {
+                    return report["end"].clone();
+                }
+                // The servers may not be there yet, or busy with the test before.
+                error = report["error"].to_string();
+                thread::sleep(Duration::from_millis(250));
+            }
+            panic!("iperf3 {arguments:?}: {error}");
+        };
+        let out = |more: &[&str]| {
+            measure(&mut guest.command("iperf3"), &[&["5201", "-c", "192.168.65.2"], more].concat())
+        };
+        for more in [
+            &["-n", "40M"][..],
+            &["-n", "40M", "-R"],
+            &["-n", "40M", "-P", "8"],
+            &["-n", "40M", "-R", "-P", "8"],
+        ] {
+            let end = out(more);
+            let received = end["sum_received"]["bytes"].as_u64().unwrap();
+            // What is under way when the sender has sent all is not in it.
+            assert!(received >= 20 << 20, "{more:?}: {received} bytes");
+        }
+        let end = measure(&mut Command::new("iperf3"), &["15201", "-c", "127.0.0.2", "-n", "40M"]);
+        assert!(end["sum_received"]["bytes"].as_u64().unwrap() >= 20 << 20, "over the forwarded port");
+        // So slow that the queues of sockets hold what comes while a busy machine does something else.
+        let datagrams = ["-u", "-b", "4M", "-l", "1400", "-n", "1M", "-w", "400K"];
+        for more in [datagrams.to_vec(), [&datagrams[..], &["-R"]].concat()] {
+            let end = out(&more);
+            let (lost, packets) =
+                (end["sum"]["lost_packets"].as_u64().unwrap(), end["sum"]["packets"].as_u64().unwrap());
+            assert!(packets >= 700 && lost == 0, "{more:?}: {lost} of {packets} datagrams lost");
+        }
+    });
+}
+
+#[test]
 fn a_namespace_and_a_machine_on_a_socket_share_a_switch() {
     run("a_namespace_and_a_machine_on_a_socket_share_a_switch", |guest| {
         let socket = std::env::temp_dir().join(format!("vpnkit-mixed-{}", std::process::id()));

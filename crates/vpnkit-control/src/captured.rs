@@ -5,11 +5,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use vpnkit::{Link, Offload, Received, Waker};
+use vpnkit::{DropReason, Link, Offload, Received, Take, Waker};
 use vpnkit_capture::{Direction, Recorder};
 
 /// Passes frames on and gives each to a recorder, while anybody looks. Checksums that are left to the other side's
-/// hardware are captured as they are: unfinished.
+/// hardware are captured as they are: unfinished. Frames that are dropped have the reason as their comment.
 pub struct CapturedLink {
     link: Arc<dyn Link>,
     recorder: Arc<Recorder>,
@@ -28,12 +28,12 @@ impl CapturedLink {
         let port = recorder.add_port(name);
         Self { link, recorder, port }
     }
+}
 
-    fn record(&self, direction: Direction, parts: &[IoSlice<'_>]) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time_ns = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        self.recorder.record(time_ns, self.port, direction, parts, "");
-    }
+/// Nanoseconds since 1970.
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Link for CapturedLink {
@@ -41,20 +41,24 @@ impl Link for CapturedLink {
         self.link.attach(waker);
     }
 
-    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received {
+    fn receive(&self, take: &mut Take<'_>) -> Received {
         if !self.recorder.is_active() {
             return self.link.receive(take);
         }
         self.link.receive(&mut |offload, frame| {
-            self.record(Direction::FromMachine, &[IoSlice::new(frame)]);
-            take(offload, frame);
+            // Before it is taken: what comes of it is later.
+            let time_ns = now_ns();
+            let dropped = take(offload, frame);
+            let comment = dropped.map_or("", DropReason::text);
+            self.recorder.record(time_ns, self.port, Direction::FromMachine, &[IoSlice::new(frame)], comment);
+            dropped
         })
     }
 
     fn send(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
         let sent = self.link.send(offload, parts);
         if sent && self.recorder.is_active() {
-            self.record(Direction::ToMachine, parts);
+            self.recorder.record(now_ns(), self.port, Direction::ToMachine, parts, "");
         }
         sent
     }

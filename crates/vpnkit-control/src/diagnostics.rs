@@ -31,9 +31,10 @@ pub enum Offer {
 }
 
 /// The files by their paths, in order.
-pub const FILES: [&str; 11] = [
+pub const FILES: [&str; 12] = [
     "connections",
     "flows",
+    "drops",
     "endpoints",
     "ports",
     "metrics",
@@ -55,6 +56,7 @@ pub fn file(api: &Api, path: &str) -> Option<Vec<u8>> {
     Some(match path {
         "connections" => connections(&network.flows()).into_bytes(),
         "flows" => crate::http::flows_of(&network.flows()).to_string().into_bytes(),
+        "drops" => crate::http::drops_of(&network.counters()).to_string().into_bytes(),
         "endpoints" => lines(network.leases().iter().map(|(address, mac)| format!("{address} {mac}"))),
         "ports" => lines(api.exposed.list().iter().map(|port| Spec(port.asked))),
         "metrics" => crate::http::metrics_of(api).into_bytes(),

@@ -23,5 +23,5 @@ pub use diagnostics::Offer;
 pub use exposed::{ExposeError, Exposed};
 pub use http::{Api, Listening, ServeError, Server, Settings, Zones};
 pub use network::Network;
-pub use paths::{Paths, Places};
+pub use paths::{Paths, Places, Target};
 pub use spec::{Spec, SpecError};

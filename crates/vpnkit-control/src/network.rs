@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use vpnkit::{Counters, Engine, Flows, Forward, ForwardError, MacAddr, Update};
 
@@ -31,6 +32,18 @@ pub trait Network: Send + Sync {
     /// As [`Engine::lead`].
     fn lead(&self, stream: OwnedFd, guest: SocketAddr) -> Result<(), ForwardError>;
 
+    /// Leads a connected stream of the host to a Unix socket in the machine.
+    ///
+    /// # Errors
+    /// When there is no way to it: over an Ethernet there is none. When the path is impossible.
+    fn lead_to_path(&self, stream: OwnedFd, path: &Path) -> Result<(), ForwardError>;
+
+    /// Whether [`Network::lead_to_path`] can lead there.
+    ///
+    /// # Errors
+    /// As it.
+    fn check_path(&self, path: &Path) -> Result<(), ForwardError>;
+
     /// The flows of this moment.
     fn flows(&self) -> Flows;
 
@@ -59,6 +72,14 @@ impl Network for Engine {
 
     fn lead(&self, stream: OwnedFd, guest: SocketAddr) -> Result<(), ForwardError> {
         Engine::lead(self, stream, guest)
+    }
+
+    fn lead_to_path(&self, _stream: OwnedFd, path: &Path) -> Result<(), ForwardError> {
+        self.check_path(path)
+    }
+
+    fn check_path(&self, _path: &Path) -> Result<(), ForwardError> {
+        Err(ForwardError::NoForwarder)
     }
 
     fn flows(&self) -> Flows {

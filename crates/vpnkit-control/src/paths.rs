@@ -1,4 +1,4 @@
-//! Unix sockets of the host that lead to ports of guests.
+//! Unix sockets of the host that lead to ports of guests, or to Unix sockets in them.
 //!
 //! As with ports, to expose what is exposed already is no error.
 
@@ -40,16 +40,34 @@ pub enum PathError {
     Relative(PathBuf),
     #[error("the socket {} cannot be made: {source}", path.display())]
     Bind { path: PathBuf, source: io::Error },
-    #[error("{} leads to {guest} already", path.display())]
-    Taken { path: PathBuf, guest: SocketAddr },
+    #[error("{} leads to {target} already", path.display())]
+    Taken { path: PathBuf, target: Target },
     #[error("{PATHS_MAX} sockets are exposed already")]
     TooMany,
     #[error(transparent)]
     Guest(#[from] ForwardError),
 }
 
+/// Where a socket leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// To a port of a guest.
+    Port(SocketAddr),
+    /// To a Unix socket in the machine.
+    Path(PathBuf),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Port(guest) => write!(f, "{guest}"),
+            Target::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 struct Open {
-    guest: SocketAddr,
+    target: Target,
     /// Dropping it ends the listening.
     _stop: oneshot::Sender<()>,
 }
@@ -73,19 +91,25 @@ impl Paths {
         Self { network, places, open: Mutex::default() }
     }
 
-    /// Exposes a guest's port as the socket at `path`. To be called on the thread of a runtime, which then serves it.
+    /// Exposes a guest's port, or a socket in it, as the socket at `path`. To be called on the thread of a
+    /// runtime, which then serves it.
     ///
     /// # Errors
     /// When no socket may be made there, or it leads elsewhere already; when the address is no guest's.
-    pub(crate) fn expose(&self, path: &Path, guest: SocketAddr) -> Result<(), PathError> {
+    pub(crate) fn expose(&self, path: &Path, target: Target) -> Result<(), PathError> {
         if !path.is_absolute() {
             return Err(PathError::Relative(path.to_owned()));
         }
-        self.network.check_guest(guest)?;
+        match &target {
+            Target::Port(guest) => self.network.check_guest(*guest)?,
+            Target::Path(inner) => self.network.check_path(inner)?,
+        }
         let mut open = self.open();
         match open.get(path) {
-            Some(other) if other.guest == guest => return Ok(()),
-            Some(other) => return Err(PathError::Taken { path: path.to_owned(), guest: other.guest }),
+            Some(other) if other.target == target => return Ok(()),
+            Some(other) => {
+                return Err(PathError::Taken { path: path.to_owned(), target: other.target.clone() });
+            }
             None if open.len() >= PATHS_MAX => return Err(PathError::TooMany),
             None => {}
         }
@@ -94,8 +118,8 @@ impl Paths {
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        tokio::spawn(accept(listener, Arc::clone(&self.network), guest, stopped));
-        open.insert(path.to_owned(), Open { guest, _stop: stop });
+        tokio::spawn(accept(listener, Arc::clone(&self.network), target.clone(), stopped));
+        open.insert(path.to_owned(), Open { target, _stop: stop });
         Ok(())
     }
 
@@ -109,8 +133,8 @@ impl Paths {
     }
 
     /// All of them, by path, with where they lead.
-    pub fn list(&self) -> Vec<(PathBuf, SocketAddr)> {
-        self.open().iter().map(|(path, open)| (path.clone(), open.guest)).collect()
+    pub fn list(&self) -> Vec<(PathBuf, Target)> {
+        self.open().iter().map(|(path, open)| (path.clone(), open.target.clone())).collect()
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Open>> {
@@ -118,11 +142,11 @@ impl Paths {
     }
 }
 
-/// Leads who connects to the guest, until it is stopped or the network has.
+/// Leads who connects to where the socket leads, until it is stopped or the network has.
 async fn accept(
     listener: tokio::net::UnixListener,
     network: Arc<dyn Network>,
-    guest: SocketAddr,
+    target: Target,
     mut stopped: oneshot::Receiver<()>,
 ) {
     loop {
@@ -130,9 +154,10 @@ async fn accept(
             accepted = listener.accept() => accepted,
             _ = &mut stopped => return,
         };
-        let led = accepted
-            .and_then(|(stream, _)| stream.into_std())
-            .map(|stream| network.lead(stream.into(), guest));
+        let led = accepted.and_then(|(stream, _)| stream.into_std()).map(|stream| match &target {
+            Target::Port(guest) => network.lead(stream.into(), *guest),
+            Target::Path(path) => network.lead_to_path(stream.into(), path),
+        });
         match led {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,

@@ -33,6 +33,7 @@ impl Served {
             status: Arc::default(),
             proxy: None,
             zones: Arc::default(),
+            switch: None,
         };
         let server = Server::unix(api, &folder.path().join("api")).unwrap();
         Served { folder, recorder, server: Some(server) }
@@ -221,6 +222,7 @@ fn a_socket_is_removed_at_the_end_and_replaced_when_it_was_left() {
                 status: Arc::default(),
                 proxy: None,
                 zones: Arc::default(),
+                switch: None,
             },
             path,
         )

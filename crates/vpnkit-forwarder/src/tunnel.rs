@@ -10,7 +10,9 @@ mod run;
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -22,6 +24,9 @@ use vpnkit_control::Network;
 
 /// Context id and port of the forwarder, as a hypervisor's socket wants them said.
 pub const GREETING: &[u8] = b"00000003.0000f3a5\n";
+
+/// Bytes of a path in the machine: `sun_path` of unix(7) without the zero at its end.
+const PATH_BYTES_MAX: usize = 107;
 
 /// How the hypervisor's socket is connected to: a confined process has it done for it.
 pub type Connect = Box<dyn Fn() -> std::io::Result<UnixStream> + Send>;
@@ -40,6 +45,8 @@ pub struct Tunnel {
 enum Order {
     Tcp(Forward, TcpListener),
     Udp(Forward, UdpSocket),
+    /// A client of a Unix socket in the machine.
+    Path(OwnedFd, Vec<u8>),
     /// The answer is that its socket is closed.
     End(Forward, Sender<()>),
     Stop,
@@ -124,6 +131,21 @@ impl Network for Tunnel {
 
     fn lead(&self, stream: std::os::fd::OwnedFd, guest: SocketAddr) -> Result<(), ForwardError> {
         self.inner.lead(stream, guest)
+    }
+
+    fn lead_to_path(&self, stream: std::os::fd::OwnedFd, path: &Path) -> Result<(), ForwardError> {
+        self.check_path(path)?;
+        // One that cannot be made so would hold everybody up.
+        rustix::io::ioctl_fionbio(&stream, true).map_err(|_| ForwardError::Stopped)?;
+        self.order(Order::Path(stream, path.as_os_str().as_bytes().to_vec()))
+    }
+
+    fn check_path(&self, path: &Path) -> Result<(), ForwardError> {
+        let bytes = path.as_os_str().as_bytes();
+        if bytes.is_empty() || bytes.len() > PATH_BYTES_MAX {
+            return Err(ForwardError::NotPath(path.to_owned()));
+        }
+        Ok(())
     }
 
     fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -48,6 +49,12 @@ impl Network for Listening {
         unreachable!()
     }
     fn lead(&self, _stream: std::os::fd::OwnedFd, _guest: SocketAddr) -> Result<(), ForwardError> {
+        unreachable!()
+    }
+    fn lead_to_path(&self, _stream: std::os::fd::OwnedFd, _path: &Path) -> Result<(), ForwardError> {
+        unreachable!()
+    }
+    fn check_path(&self, _path: &Path) -> Result<(), ForwardError> {
         unreachable!()
     }
     fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {

@@ -27,6 +27,12 @@ impl Network for Unused {
     fn lead(&self, _stream: std::os::fd::OwnedFd, _guest: SocketAddr) -> Result<(), ForwardError> {
         unreachable!()
     }
+    fn lead_to_path(&self, _stream: std::os::fd::OwnedFd, _path: &Path) -> Result<(), ForwardError> {
+        unreachable!()
+    }
+    fn check_path(&self, _path: &Path) -> Result<(), ForwardError> {
+        unreachable!()
+    }
     fn leases(&self) -> Vec<(Ipv4Addr, MacAddr)> {
         unreachable!()
     }
@@ -175,6 +181,28 @@ fn datagrams_find_their_way_back_to_who_sent_them() {
         assert_eq!((&buffer[..count], from), (&vec![n as u8; 1 + 700 * n][..], at));
     }
     assert_eq!(*seen.lock().unwrap(), [Destination::Udp(GUEST)]);
+}
+
+#[test]
+fn a_stream_reaches_a_path_in_the_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("connect");
+    let seen = machine(&path, vec![usize::MAX]);
+    let tunnel = tunnel(&path);
+    let inner = Path::new("/run/docker.sock");
+    let (mut client, led) = UnixStream::pair().unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    tunnel.lead_to_path(led.into(), inner).unwrap();
+    client.write_all(b"GET /_ping").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut back = Vec::new();
+    client.read_to_end(&mut back).unwrap();
+    assert_eq!(back, b"GET /_ping");
+    assert_eq!(*seen.lock().unwrap(), [Destination::Unix(b"/run/docker.sock".to_vec())]);
+    let long = "x".repeat(108);
+    for impossible in ["", &long] {
+        assert!(matches!(tunnel.check_path(Path::new(impossible)), Err(ForwardError::NotPath(_))));
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::drops::Drops;
 pub use crate::table::Key;
 
 /// A TCP flow.
@@ -204,14 +205,8 @@ pub struct Counters {
     pub bytes_in: u64,
     /// Bytes of frames to the guest.
     pub bytes_out: u64,
-    /// Frames that are no valid packet of a protocol.
-    pub malformed: u64,
-    /// Frames for somebody else, or from an address that the sender cannot have.
-    pub foreign: u64,
-    /// Frames of protocols that the stack does not speak.
-    pub unsupported: u64,
-    /// What was dropped or refused because of a limit.
-    pub over_limit: u64,
+    /// What was dropped or refused, by reason.
+    pub drops: Drops,
     /// TCP segments sent again.
     pub retransmitted: u64,
     /// Flows that the guest or a time-out reset.

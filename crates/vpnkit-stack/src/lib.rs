@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod drops;
 mod event;
 mod fragments;
 mod neighbours;
@@ -19,6 +20,7 @@ mod time;
 pub mod wire;
 
 pub use config::{Config, ConfigError, Ipv6Network, Limits, MTU_MAX, PREFIX_BITS, link_local};
+pub use drops::{DropReason, Drops};
 pub use event::{
     ConnectError, Counters, DatagramError, DnsId, Effect, Flows, ForwardId, Hops, Key, PingId, TcpId,
     TcpSnapshot, UdpId, UdpSnapshot,

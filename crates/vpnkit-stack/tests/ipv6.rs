@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use vpnkit_stack::wire::checksum::Checksum;
 use vpnkit_stack::wire::{icmpv6, ip, ipv6, ndp, tcp, udp};
 use vpnkit_stack::{
-    Config, ConnectError, DatagramError, Effect, FrameSink, Gso, Instant, Ipv6Network, Offload, Stack,
+    Config, ConnectError, DatagramError, DropReason, Effect, FrameSink, Gso, Instant, Ipv6Network, Offload,
+    Stack,
 };
 
 const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -153,7 +154,7 @@ fn discovery_from_beyond_the_link_is_dropped() {
     let mut frame = solicitation(LINK_LOCAL, GATEWAY);
     frame[14 + 7] = 254;
     assert!(exchange(&mut stack, &frame).is_empty());
-    assert_eq!(stack.counters().malformed, 1);
+    assert_eq!(stack.counters().drops.of(DropReason::Malformed), 1);
 }
 
 #[test]
@@ -279,7 +280,7 @@ fn a_datagram_without_checksum_is_dropped() {
     let mut frame = datagram((GUEST, OUTSIDE), (5000, 1), b"b");
     frame[14 + 40 + 6..14 + 40 + 8].fill(0);
     exchange(&mut stack, &frame);
-    assert_eq!((stack.pop_effect(), stack.counters().malformed), (None, 1));
+    assert_eq!((stack.pop_effect(), stack.counters().drops.of(DropReason::Malformed)), (None, 1));
 }
 
 #[test]
@@ -392,7 +393,7 @@ fn addresses_of_others_are_no_senders() {
     for src in [GATEWAY, HOST, ROUTER, OUTSIDE, Ipv6Addr::LOCALHOST, ndp::ALL_NODES] {
         exchange(&mut stack, &datagram((src, OUTSIDE), (5000, 1), b"b"));
     }
-    assert_eq!((stack.pop_effect(), stack.counters().foreign), (None, 6));
+    assert_eq!((stack.pop_effect(), stack.counters().drops.of(DropReason::ForgedSource)), (None, 6));
 }
 
 #[test]

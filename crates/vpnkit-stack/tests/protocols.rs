@@ -1,100 +1,16 @@
 //! ARP, DHCP, ICMP, UDP and the TCP refusals, byte by byte; and arbitrary frames, which must not harm.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::IoSlice;
+mod frames;
+
 use std::net::{Ipv4Addr, SocketAddr};
 
+use frames::*;
 use proptest::prelude::*;
 use vpnkit_stack::wire::{checksum::checksum, ipv4, tcp, udp};
 use vpnkit_stack::{
-    Config, ConnectError, DatagramError, Effect, FrameSink, Gso, Instant, Limits, Offload, Stack,
+    Config, ConnectError, DatagramError, DropReason, Effect, Gso, Instant, Limits, Offload, Stack,
 };
-
-const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-const GATEWAY_MAC: [u8; 6] = [0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6];
-const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 65, 3);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 65, 1);
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 65, 2);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
-const NOW: Instant = Instant(1_000_000);
-
-#[derive(Default)]
-struct Sink(Vec<(Offload, Vec<u8>)>);
-
-impl FrameSink for Sink {
-    fn send(&mut self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
-        self.0.push((offload, parts.iter().flat_map(|part| part.iter().copied()).collect()));
-        true
-    }
-}
-
-fn stack() -> Stack {
-    Stack::new(Config::default(), 1).unwrap()
-}
-
-fn sent(stack: &mut Stack) -> Vec<Vec<u8>> {
-    let mut sink = Sink::default();
-    assert!(stack.transmit(NOW, &mut sink));
-    stack.check();
-    sink.0.into_iter().map(|(_, frame)| frame).collect()
-}
-
-/// Gives the stack a frame and returns what it sends.
-fn exchange(stack: &mut Stack, frame: &[u8]) -> Vec<Vec<u8>> {
-    stack.on_frame(NOW, Offload::NONE, frame, &mut ());
-    sent(stack)
-}
-
-fn ethernet(dst: [u8; 6], ethertype: u16, payload: &[u8]) -> Vec<u8> {
-    [&dst[..], &GUEST_MAC, &ethertype.to_be_bytes(), payload].concat()
-}
-
-fn packet(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let mut header = [0; 20];
-    ipv4::Header::new(src, dst, protocol, payload.len()).emit(&mut header);
-    ethernet(GATEWAY_MAC, 0x0800, &[&header[..], payload].concat())
-}
-
-fn datagram(dst: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    let header = udp::emit_header((GUEST, ports.0), (dst, ports.1), payload);
-    packet(GUEST, dst, 17, &[&header[..], payload].concat())
-}
-
-fn segment(dst: Ipv4Addr, port: u16, numbers: (u32, u32, u8), payload: &[u8]) -> Vec<u8> {
-    segment_with_window(dst, port, numbers, 65535, payload)
-}
-
-fn segment_with_window(
-    dst: Ipv4Addr,
-    port: u16,
-    (seq, ack, flags): (u32, u32, u8),
-    window: u16,
-    payload: &[u8],
-) -> Vec<u8> {
-    let mut bytes = vec![0; 60];
-    let header = tcp::Header {
-        src_port: 40000,
-        dst_port: port,
-        seq: tcp::Seq(seq),
-        ack: tcp::Seq(ack),
-        flags,
-        window,
-        options: &[],
-    };
-    let count = header.emit(&mut bytes);
-    bytes.truncate(count);
-    bytes.extend_from_slice(payload);
-    let mut sum = vpnkit_stack::wire::checksum::Checksum::pseudo_v4(GUEST, dst, 6, bytes.len());
-    sum.add(&bytes);
-    bytes[16..18].copy_from_slice(&sum.finish().to_be_bytes());
-    packet(GUEST, dst, 6, &bytes)
-}
-
-/// Parses an answer as TCP, with its checksums.
-fn tcp_of(frame: &[u8]) -> tcp::Segment<'_> {
-    let ip = ipv4::parse(&frame[14..]).unwrap();
-    tcp::parse(ip.payload, Some((ip.src.into(), ip.dst.into()))).unwrap()
-}
 
 #[test]
 fn arp_requests_for_gateway_and_host_are_answered_and_others_not() {
@@ -110,22 +26,6 @@ fn arp_requests_for_gateway_and_host_are_answered_and_others_not() {
         reply.extend([192, 168, 65, 3]);
         assert_eq!(answers, if answered { vec![reply] } else { vec![] }, "for {last}");
     }
-}
-
-fn dhcp(mac: [u8; 6], kind: u8, options: &[u8]) -> Vec<u8> {
-    let mut message = vec![0; 240];
-    message[..8].copy_from_slice(&[1, 1, 6, 0, 0xde, 0xad, 0xbe, 0xef]);
-    message[28..34].copy_from_slice(&mac);
-    message[236..240].copy_from_slice(&[99, 130, 83, 99]);
-    message.extend([53, 1, kind]);
-    message.extend_from_slice(options);
-    message.push(255);
-    let (any, all) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
-    let header = udp::emit_header((any, 68), (all, 67), &message);
-    let mut frame = packet(any, all, 17, &[&header[..], &message].concat());
-    frame[..6].fill(0xff);
-    frame[6..12].copy_from_slice(&mac);
-    frame
 }
 
 /// The address leased and the options of a DHCP answer.
@@ -362,21 +262,6 @@ fn nothing_is_answered_before_the_host_has_connected() {
     }
 }
 
-/// Connects and returns the flow with our sequence number.
-fn connect(stack: &mut Stack) -> (vpnkit_stack::TcpId, u32) {
-    exchange(stack, &segment(OUTSIDE, 80, (100, 0, tcp::SYN), b""));
-    let Some(Effect::TcpConnect { flow, .. }) = stack.pop_effect() else { panic!("no connection") };
-    stack.tcp_connected(flow);
-    let answers = sent(stack);
-    let ip = ipv4::parse(&answers[0][14..]).unwrap();
-    // Not verified: with offload the checksum is the receiver's to finish.
-    let answer = tcp::parse(ip.payload, None).unwrap();
-    assert_eq!(answer.flags, tcp::SYN | tcp::ACK);
-    let iss = answer.seq.0;
-    assert!(exchange(stack, &segment(OUTSIDE, 80, (101, iss + 1, tcp::ACK), b"")).is_empty());
-    (flow, iss + 1)
-}
-
 #[test]
 fn resets_count_only_at_the_exact_number() {
     // RFC 5961 §3.2
@@ -464,7 +349,7 @@ fn a_flood_of_syns_is_bounded() {
         exchange(&mut stack, &segment(OUTSIDE, port, (100, 0, tcp::SYN), b""));
     }
     assert_eq!(stack.flows().tcp.len(), 50);
-    assert_eq!(stack.counters().over_limit, 1949);
+    assert_eq!(stack.counters().drops.of(DropReason::ConnectingLimit), 1949);
 }
 
 #[test]
@@ -477,7 +362,9 @@ fn frames_of_others_and_with_foreign_addresses_are_dropped() {
     for frame in [other, spoofed, as_gateway] {
         assert!(exchange(&mut stack, &frame).is_empty());
     }
-    assert_eq!((stack.counters().foreign, stack.pop_effect()), (3, None));
+    let drops = stack.counters().drops;
+    let counted = [DropReason::OtherDestination, DropReason::ForgedSource].map(|reason| drops.of(reason));
+    assert_eq!((counted, stack.pop_effect()), ([1, 2], None));
 }
 
 #[test]
@@ -488,7 +375,7 @@ fn damaged_packets_are_dropped() {
         frame[at] ^= 0x10;
         stack.on_frame(NOW, Offload::NONE, &frame, &mut ());
     }
-    assert_eq!((stack.counters().malformed, stack.pop_effect()), (3, None));
+    assert_eq!((stack.counters().drops.of(DropReason::Malformed), stack.pop_effect()), (3, None));
 }
 
 /// A valid frame of some protocol.

@@ -1,4 +1,4 @@
-//! The API of gvproxy that machine managers speak: `/services/forwarder/…`, `/stats`.
+//! The API of gvproxy that machine managers speak: `/services/forwarder/…`, `/stats`, `/cam`.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::{Api, Refusal};
-use crate::paths::Paths;
+use crate::paths::{Paths, Target};
 use crate::spec::protocol;
 
 /// A forward as clients write it: `local` is the host's, `remote` the machine's. No protocol is TCP; with `unix`, `local`
@@ -40,6 +40,7 @@ pub fn router() -> Router<Api> {
         .route("/services/dhcp/leases", get(leases))
         .route("/leases", get(leases))
         .route("/stats", get(stats))
+        .route("/cam", get(cam))
 }
 
 async fn all(State(api): State<Api>) -> Json<Vec<WireForward>> {
@@ -54,9 +55,12 @@ async fn all(State(api): State<Api>) -> Json<Vec<WireForward>> {
         })
         .collect();
     let paths = api.paths.iter().flat_map(|paths| paths.list());
-    all.extend(paths.map(|(path, guest)| WireForward {
+    all.extend(paths.map(|(path, target)| WireForward {
         local: path.display().to_string(),
-        remote: format!("tcp://{guest}"),
+        remote: match target {
+            Target::Port(guest) => format!("tcp://{guest}"),
+            Target::Path(path) => format!("unix://{}", path.display()),
+        },
         protocol: UNIX.to_owned(),
     }));
     all.sort_by(|left, right| (&left.local, &left.protocol).cmp(&(&right.local, &right.protocol)));
@@ -66,7 +70,7 @@ async fn all(State(api): State<Api>) -> Json<Vec<WireForward>> {
 async fn expose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result<(), Refusal> {
     if wire.protocol == UNIX {
         let (paths, guest) = (paths(&api)?, wire.guest_of_path()?);
-        return paths.expose(Path::new(&wire.local), guest).map_err(Refusal::bad);
+        return paths.expose(Path::new(&wire.local), Target::Port(guest)).map_err(Refusal::bad);
     }
     let guest: SocketAddr = wire
         .remote
@@ -94,6 +98,12 @@ async fn unexpose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Resu
 async fn leases(State(api): State<Api>) -> Json<BTreeMap<String, String>> {
     let leases = api.exposed.network().leases();
     Json(leases.into_iter().map(|(address, mac)| (address.to_string(), mac.to_string())).collect())
+}
+
+/// The port of the switch of each hardware address.
+async fn cam(State(api): State<Api>) -> Json<BTreeMap<String, usize>> {
+    let stations = api.switch.iter().flat_map(|switch| switch.stations());
+    Json(stations.map(|(mac, port)| (mac.to_string(), port)).collect())
 }
 
 async fn stats(State(api): State<Api>) -> Json<serde_json::Value> {

@@ -4,6 +4,7 @@ mod gvproxy;
 mod listening;
 mod observe;
 mod proxy;
+mod tunnel;
 mod vpnkit;
 mod zones;
 
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::vpnkit::HubLink;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
@@ -23,7 +25,7 @@ use crate::exposed::{ExposeError, Exposed};
 use crate::paths::Paths;
 
 pub use listening::Listening;
-pub(crate) use observe::{flows_of, metrics_of};
+pub(crate) use observe::{drops_of, flows_of, metrics_of};
 pub use proxy::Settings;
 pub use zones::Zones;
 
@@ -59,6 +61,8 @@ pub struct Api {
     pub proxy: Option<Arc<dyn Settings>>,
     /// Zones of the name server.
     pub zones: Arc<Zones>,
+    /// The switch, where machines are on sockets: a device alone needs none.
+    pub switch: Option<Arc<HubLink>>,
 }
 
 impl Api {
@@ -110,6 +114,7 @@ impl Server {
             Listening::Unix(listener, path) => {
                 let mut server = Self::start(move |stop| async move {
                     let listener = tokio::net::UnixListener::from_std(listener)?;
+                    let listener = tunnel::Sorted::new(listener, Arc::clone(api.exposed.network()));
                     axum::serve(listener, api.router()).with_graceful_shutdown(stopped(stop)).await
                 })?;
                 server.path = Some(path);
@@ -118,6 +123,7 @@ impl Server {
             Listening::Tcp(listener) => {
                 let mut server = Self::start(move |stop| async move {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
+                    let listener = tunnel::Sorted::new(listener, Arc::clone(api.exposed.network()));
                     axum::serve(listener, api.router()).with_graceful_shutdown(stopped(stop)).await
                 })?;
                 server.address = address;

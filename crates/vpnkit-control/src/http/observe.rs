@@ -1,4 +1,4 @@
-//! What happens: `/flows`, `/metrics`, `/status`, `/capture`, `/capture/ring`, `/healthz`.
+//! What happens: `/flows`, `/drops`, `/metrics`, `/status`, `/capture`, `/capture/ring`, `/healthz`.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -28,6 +28,7 @@ const PIECES_MAX: usize = 4;
 pub fn router() -> Router<Api> {
     Router::new()
         .route("/flows", get(flows))
+        .route("/drops", get(drops))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/capture", get(capture))
@@ -37,6 +38,16 @@ pub fn router() -> Router<Api> {
 
 async fn flows(State(api): State<Api>) -> axum::Json<Value> {
     axum::Json(flows_of(&api.exposed.network().flows()))
+}
+
+async fn drops(State(api): State<Api>) -> axum::Json<Value> {
+    axum::Json(drops_of(&api.exposed.network().counters()))
+}
+
+/// What was dropped or refused as JSON: how often for each reason, those that never happened left out.
+pub fn drops_of(counters: &Counters) -> Value {
+    let happened = counters.drops.iter().filter(|(_, count)| *count > 0);
+    happened.map(|(reason, count)| (reason.name().to_owned(), Value::from(count))).collect()
 }
 
 /// What the process is: its version and its sandbox.
@@ -87,10 +98,6 @@ fn prometheus(counters: &Counters, flows: &Flows, ports: usize) -> String {
         ("frames_sent", "Frames to machines", counters.frames_out),
         ("bytes_received", "Bytes of frames from machines", counters.bytes_in),
         ("bytes_sent", "Bytes of frames to machines", counters.bytes_out),
-        ("frames_malformed", "Frames that are no valid packet", counters.malformed),
-        ("frames_foreign", "Frames for somebody else, or from an address not the sender's", counters.foreign),
-        ("frames_unsupported", "Frames of protocols that are not spoken", counters.unsupported),
-        ("over_limit", "What was refused because of a limit", counters.over_limit),
         ("tcp_retransmitted_segments", "TCP segments sent again", counters.retransmitted),
         ("flow_resets", "Flows that a machine or a time-out reset", counters.resets),
     ];
@@ -107,6 +114,12 @@ fn prometheus(counters: &Counters, flows: &Flows, ports: usize) -> String {
             text,
             "# HELP vpnkit_{name}_total {help}.\n# TYPE vpnkit_{name}_total counter\nvpnkit_{name}_total {value}\n"
         );
+    }
+    text.push_str(
+        "# HELP vpnkit_dropped_total What was dropped or refused, by reason.\n# TYPE vpnkit_dropped_total counter\n",
+    );
+    for (reason, value) in counters.drops.iter() {
+        let _ = writeln!(text, "vpnkit_dropped_total{{reason=\"{}\"}} {value}", reason.name());
     }
     for (name, help, value) in gauges {
         let _ =

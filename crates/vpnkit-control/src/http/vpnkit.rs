@@ -1,5 +1,5 @@
-//! The API of VPNKit's Go client: `/forwards/…`. A path of the host (`pipe`) leads to a port of the machine; paths in the
-//! machine need a way into it that Ethernet is not, and are refused.
+//! The API of VPNKit's Go client: `/forwards/…`. A path of the host (`pipe`) leads to a port of the machine, or to a path in
+//! it: for that there must be a way into it that Ethernet is not.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Api, Refusal};
 use crate::exposed::Port;
+use crate::paths::Target;
 use crate::spec::protocol;
 
 /// A port as the client writes it. Absent and empty are the same.
@@ -63,13 +64,8 @@ async fn unexpose(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<
 }
 
 async fn expose_pipe(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<Json<WirePort>, Refusal> {
-    if !port.in_path.is_empty() {
-        return Err(Refusal::bad(
-            "a path in a machine cannot be reached over an Ethernet: give in_ip and in_port",
-        ));
-    }
     let paths = api.paths.as_ref().ok_or_else(Refusal::no_paths)?;
-    paths.expose(Path::new(&port.out_path), port.guest()?).map_err(Refusal::bad)?;
+    paths.expose(Path::new(&port.out_path), port.target()?).map_err(Refusal::bad)?;
     Ok(Json(port))
 }
 
@@ -92,12 +88,13 @@ async fn dump(State(api): State<Api>) -> Json<serde_json::Value> {
 
 fn all(api: &Api) -> Vec<WirePort> {
     let paths = api.paths.iter().flat_map(|paths| paths.list());
-    let paths = paths.map(|(path, guest)| WirePort {
-        proto: "unix".to_owned(),
-        out_path: path.display().to_string(),
-        in_ip: guest.ip().to_string(),
-        in_port: guest.port(),
-        ..WirePort::default()
+    let paths = paths.map(|(path, target)| {
+        let out_path = path.display().to_string();
+        let port = WirePort { proto: "unix".to_owned(), out_path, ..WirePort::default() };
+        match target {
+            Target::Port(guest) => WirePort { in_ip: guest.ip().to_string(), in_port: guest.port(), ..port },
+            Target::Path(path) => WirePort { in_path: path.display().to_string(), ..port },
+        }
     });
     api.exposed.list().iter().map(WirePort::of).chain(paths).collect()
 }
@@ -124,6 +121,16 @@ impl WirePort {
         let guest = self.guest()?;
         let bind = SocketAddr::new(address(&self.out_ip)?, self.out_port);
         Ok(Forward { protocol, bind, guest })
+    }
+
+    fn target(&self) -> Result<Target, Refusal> {
+        if self.in_path.is_empty() {
+            return self.guest().map(Target::Port);
+        }
+        if !self.in_ip.is_empty() || self.in_port != 0 {
+            return Err(Refusal::bad("a pipe leads to in_path or to in_ip and in_port"));
+        }
+        Ok(Target::Path(self.in_path.clone().into()))
     }
 
     fn guest(&self) -> Result<SocketAddr, Refusal> {

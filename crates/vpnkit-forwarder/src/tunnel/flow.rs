@@ -1,8 +1,11 @@
-//! One client of a TCP forward, or all of a UDP forward, and its stream of the connection.
+//! One client of a forward of streams, or all of a UDP forward, and its stream of the connection.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::mux::{Datagram, Multiplexer, StreamId};
 
@@ -14,8 +17,8 @@ const DATAGRAM_BYTES_MAX: usize = 65_535;
 const WAITING_BYTES_MAX: usize = 256 << 10;
 
 /// A client's connection. What waits for its socket is at most a window.
-pub(super) struct TcpFlow {
-    pub socket: TcpStream,
+pub(super) struct ClientFlow {
+    pub socket: OwnedFd,
     /// Received of the machine, for the client.
     waiting: VecDeque<u8>,
     /// The client sends nothing more.
@@ -33,8 +36,8 @@ pub(super) enum Goes {
     Over,
 }
 
-impl TcpFlow {
-    pub fn new(socket: TcpStream) -> Self {
+impl ClientFlow {
+    pub fn new(socket: OwnedFd) -> Self {
         Self { socket, waiting: VecDeque::new(), read_ended: false, write_ended: false, shut: false }
     }
 
@@ -50,17 +53,17 @@ impl TcpFlow {
         if room == 0 || self.read_ended {
             return Goes::On;
         }
-        match self.socket.read(&mut buffer[..room]) {
-            Ok(0) => {
+        match rustix::net::recv(&self.socket, &mut buffer[..room], RecvFlags::empty()) {
+            Ok((0, _)) => {
                 self.read_ended = true;
                 mux.shutdown(id);
                 self.state()
             }
-            Ok(count) => {
+            Ok((count, _)) => {
                 mux.send(id, &buffer[..count]);
                 Goes::On
             }
-            Err(error) if is_for_later(&error) => Goes::On,
+            Err(Errno::AGAIN | Errno::INTR) => Goes::On,
             Err(_) => Goes::Over,
         }
     }
@@ -80,18 +83,18 @@ impl TcpFlow {
     /// Gives the client what waits for it.
     pub fn on_writable(&mut self, mux: &mut Multiplexer, id: StreamId) -> Goes {
         while !self.waiting.is_empty() {
-            match self.socket.write(self.waiting.as_slices().0) {
+            match rustix::net::send(&self.socket, self.waiting.as_slices().0, SendFlags::NOSIGNAL) {
                 Ok(count) => {
                     self.waiting.drain(..count);
                     mux.consumed(id, count);
                 }
-                Err(error) if is_for_later(&error) => return Goes::On,
+                Err(Errno::AGAIN | Errno::INTR) => return Goes::On,
                 Err(_) => return Goes::Over,
             }
         }
         if self.write_ended && !std::mem::replace(&mut self.shut, true) {
             // A client that is gone already is found when it is read.
-            let _ = self.socket.shutdown(Shutdown::Write);
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
         }
         self.state()
     }
@@ -99,10 +102,6 @@ impl TcpFlow {
     fn state(&self) -> Goes {
         if self.read_ended && self.write_ended && self.waiting.is_empty() { Goes::Over } else { Goes::On }
     }
-}
-
-fn is_for_later(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// A UDP forward: one stream for all its clients, whose addresses go with their datagrams.

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use vpnkit::Forward;
 
-use super::flow::{Goes, TcpFlow, UdpFlow};
+use super::flow::{ClientFlow, Goes, UdpFlow};
 use super::{GREETING, Order};
 use crate::mux::{Destination, Event, Multiplexer, Side, StreamId};
 
@@ -48,7 +48,7 @@ pub(super) struct Runner {
     link: Option<Link>,
     listeners: Vec<(Forward, TcpListener)>,
     udp: Vec<Udp>,
-    flows: HashMap<StreamId, TcpFlow>,
+    flows: HashMap<StreamId, ClientFlow>,
     buffer: Vec<u8>,
 }
 
@@ -147,6 +147,7 @@ impl Runner {
                 Ok(Order::Udp(forward, socket)) => {
                     self.udp.push(Udp { forward, flow: UdpFlow::new(socket), stream: None });
                 }
+                Ok(Order::Path(socket, path)) => self.open(socket, Destination::Unix(path)),
                 Ok(Order::End(forward, done)) => {
                     self.end(&forward);
                     let _ = done.send(());
@@ -195,10 +196,15 @@ impl Runner {
             if socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)).is_err() {
                 continue;
             }
-            let Some(link) = self.connected() else { continue };
-            if let Some(id) = link.mux.open(Destination::Tcp(guest)) {
-                self.flows.insert(id, TcpFlow::new(socket));
-            }
+            self.open(socket.into(), Destination::Tcp(guest));
+        }
+    }
+
+    /// Begins a client's stream; without a connection the client sees the end, as if nobody listened.
+    fn open(&mut self, socket: OwnedFd, destination: Destination) {
+        let Some(link) = self.connected() else { return };
+        if let Some(id) = link.mux.open(destination) {
+            self.flows.insert(id, ClientFlow::new(socket));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Stack;
+use crate::drops::DropReason;
 use crate::time::Instant;
 use crate::wire::ParseError;
 use crate::wire::arp::{self, Operation, Packet};
@@ -12,7 +13,7 @@ impl Stack {
     pub(super) fn take_arp(&mut self, frame: &Frame<'_>) -> Result<(), ParseError> {
         let packet = arp::parse(frame.payload)?;
         if packet.sender_mac != frame.src {
-            self.counters.foreign += 1;
+            self.count_drop(DropReason::ForgedSource);
             return Ok(());
         }
         if self.may_send(packet.sender.into()) {
@@ -41,8 +42,11 @@ impl Stack {
         if !self.unresolved.is_empty() {
             self.queue_unresolved(address, mac);
         }
-        for flow in std::mem::take(&mut self.waiting) {
-            self.touch_tcp(flow);
+        for id in std::mem::take(&mut self.waiting) {
+            if let Some(flow) = self.tcp.get_mut(id.0) {
+                flow.waiting = false;
+            }
+            self.touch_tcp(id);
         }
     }
 

@@ -1,9 +1,11 @@
 //! The DHCP server: one address a hardware address, from the guest's address on. Spec: RFC 2131 §4.3.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use super::Stack;
 use crate::config::Config;
+use crate::drops::DropReason;
 use crate::wire::dhcp::{self, MessageType, Parameters, Request};
 use crate::wire::ethernet::{Frame, MacAddr, TYPE_IPV4};
 use crate::wire::{ParseError, ipv4, udp};
@@ -44,13 +46,11 @@ impl Leases {
         if let Some(index) = self.find(mac) {
             return Some(index);
         }
-        let free = |address: Ipv4Addr, leases: &[Lease]| {
-            !taken.contains(&address) && !leases.iter().any(|lease| lease.address == address)
-        };
-        let in_pool = |address: Ipv4Addr| (self.first..=self.last).contains(&address.to_bits());
-        let wish = wish.filter(|wish| in_pool(*wish) && free(*wish, &self.leases));
+        let leased: HashSet<Ipv4Addr> = self.leases.iter().map(|lease| lease.address).collect();
+        let free = |address: &Ipv4Addr| !taken.contains(address) && !leased.contains(address);
         let mut pool = (self.first..=self.last).map(Ipv4Addr::from_bits);
-        let address = wish.or_else(|| pool.find(|address| free(*address, &self.leases)));
+        let wish = wish.filter(|wish| (self.first..=self.last).contains(&wish.to_bits()) && free(wish));
+        let address = wish.or_else(|| pool.find(free));
         if let Some(address) = address {
             self.leases.push(Lease { mac, address, bound: false });
             return Some(self.leases.len() - 1);
@@ -91,7 +91,7 @@ impl Stack {
         if let Some((kind, yours)) = self.answer_dhcp(&request) {
             self.send_dhcp(&request, kind, yours);
         } else if matches!(request.kind, MessageType::Discover) {
-            self.counters.over_limit += 1;
+            self.count_drop(DropReason::NoAddress);
         }
         Ok(())
     }

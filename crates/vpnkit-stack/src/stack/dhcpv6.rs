@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::Stack;
 use crate::config::Ipv6Network;
+use crate::drops::DropReason;
 use crate::time::Instant;
 use crate::wire::dhcpv6::{self, Answer, MessageType, NO_ADDRESS, NO_BINDING, NOT_ON_LINK, Request, SUCCESS};
 use crate::wire::{ParseError, ip, udp};
@@ -73,7 +74,7 @@ impl Stack {
         let datagram = udp::parse(packet.payload, verify.then_some((packet.src, packet.dst)))?;
         let ours = packet.dst == IpAddr::V6(dhcpv6::ALL_AGENTS);
         if !ours || datagram.dst_port != dhcpv6::SERVER_PORT {
-            self.counters.foreign += 1;
+            self.count_drop(DropReason::OtherDestination);
             return Ok(());
         }
         let request = dhcpv6::parse(datagram.payload)?;
@@ -98,7 +99,7 @@ impl Stack {
             MessageType::Advertise | MessageType::Reply => false,
         };
         if !valid {
-            self.counters.malformed += 1;
+            self.count_drop(DropReason::Malformed);
             return;
         }
         let search = self.search_domains();
@@ -152,7 +153,7 @@ impl Stack {
             }
             _ => {
                 let Some(index) = leases.offer((client, asked.ident), asked.address, network) else {
-                    self.counters.over_limit += 1;
+                    self.count_drop(DropReason::NoAddress);
                     return (Some((asked.ident, Err(NO_ADDRESS))), None);
                 };
                 let lease = &mut leases.0[index];

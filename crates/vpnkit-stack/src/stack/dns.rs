@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Stack;
 use super::tcp::Owner;
 use crate::config::Ipv6Network;
+use crate::drops::DropReason;
 use crate::event::{DnsId, Effect, TcpId};
 use crate::time::Instant;
 use crate::wire::dns;
@@ -111,7 +112,7 @@ impl Stack {
         }
         let failure = dns::reply(message, dns::SERVFAIL);
         if self.dns.len() >= self.config.limits.dns_queries {
-            self.counters.over_limit += 1;
+            self.count_drop(DropReason::DnsLimit);
             return self.reply(now, client, failure);
         }
         if let Client::Tcp(flow) = client {

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{FrameSink, Stack};
+use crate::drops::DropReason;
 use crate::offload::Offload;
 use crate::time::Instant;
 use crate::wire::{ethernet, ip, ipv6, udp};
@@ -45,7 +46,7 @@ impl Stack {
     /// Queues a frame with an Ethernet header and `parts`.
     pub(super) fn queue_frame(&mut self, dst: ethernet::MacAddr, ethertype: u16, parts: &[&[u8]]) {
         if self.frames.len() >= self.config.limits.queued_frames {
-            self.counters.over_limit += 1;
+            self.count_drop(DropReason::QueueFull);
             return;
         }
         let mut frame = self.payload(&[0; ethernet::HEADER_BYTES]);
@@ -93,7 +94,7 @@ impl Stack {
         }
         if self.unresolved.len() == UNRESOLVED_MAX {
             self.unresolved.pop_front();
-            self.counters.over_limit += 1;
+            self.count_drop(DropReason::NoNeighbour);
         }
         self.unresolved.push_back((dst, pieces.concat()));
         self.ask_for(now, dst);

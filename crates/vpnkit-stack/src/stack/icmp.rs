@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Stack;
 use super::address::Place;
 use super::icmp_error::Fate;
+use crate::drops::DropReason;
 use crate::event::{ConnectError, DatagramError, Effect, Hops, PingId};
 use crate::time::Instant;
 use crate::wire::{ParseError, icmp, icmpv6, ip};
@@ -24,7 +25,7 @@ impl Stack {
     pub(super) fn take_icmp(&mut self, now: Instant, packet: &ip::Packet<'_>) -> Result<(), ParseError> {
         let message = icmp::parse(packet.payload)?;
         if message.kind != icmp::ECHO_REQUEST {
-            self.counters.unsupported += 1;
+            self.count_drop(DropReason::Unsupported);
             return Ok(());
         }
         self.take_echo(now, packet, &message);
@@ -76,7 +77,7 @@ impl Stack {
         if self.pings.len() >= self.config.limits.ping_flows {
             let oldest = self.pings.iter().min_by_key(|(_, flow)| flow.used).map(|(key, _)| PingId(key));
             if let Some(oldest) = oldest {
-                self.counters.over_limit += 1;
+                self.count_drop(DropReason::PingLimit);
                 self.close_ping(oldest);
             }
         }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::{Sockets, Stack};
+use crate::drops::DropReason;
 use crate::fragments::Part;
 use crate::offload::Offload;
 use crate::time::Instant;
@@ -17,19 +18,19 @@ impl Stack {
         sockets: &mut dyn Sockets,
     ) -> Result<(), ParseError> {
         if self.config.ipv6.is_none() {
-            self.counters.unsupported += 1;
+            self.count_drop(DropReason::Unsupported);
             return Ok(());
         }
         let packet = ipv6::parse(frame.payload)?;
         if packet.dst.is_multicast() && !self.is_member(packet.dst) {
-            self.counters.foreign += 1;
+            self.count_drop(DropReason::OtherDestination);
             return Ok(());
         }
         if packet.src.is_unspecified() {
             return self.take_unnamed(now, frame, &packet);
         }
         if !self.may_send(packet.src.into()) {
-            self.counters.foreign += 1;
+            self.count_drop(DropReason::ForgedSource);
             return Ok(());
         }
         self.learn(packet.src.into(), frame.src);
@@ -63,7 +64,7 @@ impl Stack {
             // Nothing else that is for a group is for this one.
             ip::PROTOCOL_UDP if group => self.take_dhcpv6_datagram(now, packet, verify),
             _ if group => {
-                self.counters.foreign += 1;
+                self.count_drop(DropReason::OtherDestination);
                 Ok(())
             }
             _ => self.take_datagram(now, frame, packet, verify, sockets),
@@ -81,7 +82,7 @@ impl Stack {
         if packet.protocol == ip::PROTOCOL_ICMPV6 && packet.fragment.is_none() {
             return self.take_icmpv6(now, frame, &packet.datagram());
         }
-        self.counters.foreign += 1;
+        self.count_drop(DropReason::ForgedSource);
         Ok(())
     }
 
@@ -109,7 +110,7 @@ impl Stack {
                 }
                 self.take_discovery(now, frame, (src, dst), &message)?;
             }
-            _ => self.counters.unsupported += 1,
+            _ => self.count_drop(DropReason::Unsupported),
         }
         Ok(())
     }

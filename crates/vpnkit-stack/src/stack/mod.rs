@@ -25,6 +25,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::{Config, ConfigError, link_local};
+use crate::drops::DropReason;
 use crate::event::{Counters, Effect, Flows, PingId, TcpId, UdpId};
 use crate::fragments::{Part, Reassembly};
 use crate::neighbours::Neighbours;
@@ -78,6 +79,8 @@ pub struct Stack {
     seed: u64,
     draws: u64,
     counters: Counters,
+    /// Why the frame that is being taken is dropped, or what made way for it.
+    dropped: Option<DropReason>,
     neighbours: Neighbours,
     reassembly: Reassembly,
     leases: dhcp::Leases,
@@ -94,6 +97,8 @@ pub struct Stack {
     tcp: Table<Box<tcp::TcpFlow>>,
     tcp_keys: HashMap<FlowKey, TcpId, Seeded>,
     tcp_connecting: usize,
+    /// Flows whose host connection is being made, oldest first, and some for which that is over.
+    opening: VecDeque<(Instant, TcpId)>,
     /// Flows that may have something to send, each once.
     dirty: VecDeque<TcpId>,
     /// Flows whose acknowledgement waits for data to go with it.
@@ -138,6 +143,7 @@ impl Stack {
             seed,
             draws: seed,
             counters: Counters::default(),
+            dropped: None,
             neighbours: Neighbours::default(),
             reassembly: Reassembly::default(),
             hosts,
@@ -150,6 +156,7 @@ impl Stack {
             tcp: Table::new(),
             tcp_keys: HashMap::with_hasher(keyed),
             tcp_connecting: 0,
+            opening: VecDeque::new(),
             dirty: VecDeque::new(),
             held: Vec::new(),
             waiting: Vec::new(),
@@ -183,13 +190,27 @@ impl Stack {
         self.counters
     }
 
-    /// Takes a frame of the guest; its data may go to `sockets` at once.
-    pub fn on_frame(&mut self, now: Instant, offload: Offload, frame: &[u8], sockets: &mut dyn Sockets) {
+    /// Takes a frame of the guest; its data may go to `sockets` at once. Returns why it was dropped, if it was, or what
+    /// else had to make way for it.
+    pub fn on_frame(
+        &mut self,
+        now: Instant,
+        offload: Offload,
+        frame: &[u8],
+        sockets: &mut dyn Sockets,
+    ) -> Option<DropReason> {
         self.counters.frames_in += 1;
         self.counters.bytes_in += frame.len() as u64;
+        self.dropped = None;
         if self.take_frame(now, offload, frame, sockets).is_err() {
-            self.counters.malformed += 1;
+            self.count_drop(DropReason::Malformed);
         }
+        self.dropped.take()
+    }
+
+    fn count_drop(&mut self, reason: DropReason) {
+        self.counters.drops.add(reason);
+        self.dropped.get_or_insert(reason);
     }
 
     fn take_frame(
@@ -203,8 +224,12 @@ impl Stack {
         let ours = frame.dst == self.config.gateway_mac
             || frame.dst == ethernet::MacAddr::BROADCAST
             || (frame.ethertype == ethernet::TYPE_IPV6 && frame.dst.0[..2] == [0x33, 0x33]);
-        if !ours || !frame.src.is_unicast() || frame.src == self.config.gateway_mac {
-            self.counters.foreign += 1;
+        if !ours {
+            self.count_drop(DropReason::OtherDestination);
+            return Ok(());
+        }
+        if !frame.src.is_unicast() || frame.src == self.config.gateway_mac {
+            self.count_drop(DropReason::ForgedSource);
             return Ok(());
         }
         match frame.ethertype {
@@ -212,7 +237,7 @@ impl Stack {
             ethernet::TYPE_IPV4 => self.take_ipv4(now, offload, &frame, sockets),
             ethernet::TYPE_IPV6 => self.take_ipv6(now, offload, &frame, sockets),
             _ => {
-                self.counters.unsupported += 1;
+                self.count_drop(DropReason::Unsupported);
                 Ok(())
             }
         }
@@ -231,7 +256,7 @@ impl Stack {
             return self.take_unconfigured(now, frame, &packet, verify);
         }
         if !self.may_send(packet.src.into()) {
-            self.counters.foreign += 1;
+            self.count_drop(DropReason::ForgedSource);
             return Ok(());
         }
         self.learn(packet.src.into(), frame.src);
@@ -264,7 +289,7 @@ impl Stack {
             ip::PROTOCOL_UDP => self.take_udp(now, frame, packet, verify),
             ip::PROTOCOL_ICMP if packet.src.is_ipv4() => self.take_icmp(now, packet),
             _ => {
-                self.counters.unsupported += 1;
+                self.count_drop(DropReason::Unsupported);
                 self.send_error(packet, Fate::NoProtocol);
                 Ok(())
             }
@@ -282,7 +307,7 @@ impl Stack {
         if packet.protocol == ip::PROTOCOL_UDP && !packet.is_fragment() {
             return self.take_udp(now, frame, &packet.datagram(), verify);
         }
-        self.counters.foreign += 1;
+        self.count_drop(DropReason::ForgedSource);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::Stack;
+use crate::drops::DropReason;
 use crate::time::Instant;
 use crate::wire::ethernet::{Frame, MacAddr, TYPE_IPV6};
 use crate::wire::icmp::Message;
@@ -45,7 +46,7 @@ impl Stack {
                 }
             }
             // Other routers are not listened to.
-            _ => self.counters.foreign += 1,
+            _ => self.count_drop(DropReason::ForgedSource),
         }
         Ok(())
     }

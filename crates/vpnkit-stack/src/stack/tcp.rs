@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::address::Place;
 use super::icmp_error::Fate;
 use super::{Sockets, Stack};
+use crate::drops::DropReason;
 use crate::event::{Effect, TcpId, TcpSnapshot};
 use crate::table::FlowKey;
 use crate::tcp::{Changes, Endpoint, Phase, Settings};
@@ -16,6 +17,8 @@ use crate::wire::{ParseError, dns, ip};
 /// How long TIME-WAIT lasts. RFC 9293 §3.4.2 says four minutes, for segments that wander; on this link none does, and
 /// what is late only has to be told apart from a new connection, which sequence numbers do.
 const TIME_WAIT: Duration = Duration::from_secs(1);
+/// How long a connection may take to be made while there are too many: two attempts of the host's TCP.
+const CONNECTING_MIN: Duration = Duration::from_secs(3);
 /// Window of a flow when the memory for all is half used, in bytes.
 const WINDOW_BYTES_SCARCE: u32 = 8 * 1024;
 
@@ -36,6 +39,8 @@ pub(super) struct TcpFlow {
     pub owner: Owner,
     /// Whether it is in the queue of those that may have something to send.
     pub dirty: bool,
+    /// Whether it is in the list of those that wait for a hardware address.
+    pub waiting: bool,
     /// The entry in the timer heap that counts.
     pub timer_at: Option<Instant>,
     pub connecting: bool,
@@ -205,11 +210,13 @@ impl Stack {
             Place::Nowhere => return self.send_error(packet, Fate::NoHost),
         };
         if self.tcp_connecting >= self.config.limits.tcp_connecting {
-            self.counters.over_limit += 1;
-            return;
+            self.count_drop(DropReason::ConnectingLimit);
+            if !self.give_up_oldest(now) {
+                return;
+            }
         }
         let Some(settings) = self.settings_for(now, key) else {
-            self.counters.over_limit += 1;
+            self.count_drop(DropReason::TcpLimit);
             return self.refuse(key, syn);
         };
         let id = self.add_tcp(now, key, Endpoint::passive(&settings, syn), owner);
@@ -220,10 +227,37 @@ impl Stack {
             if let Some(flow) = self.tcp.get_mut(id.0) {
                 flow.connecting = true;
             }
+            self.note_opening(now, id);
         } else if let Some(flow) = self.tcp.get_mut(id.0) {
             flow.endpoint.accept();
         }
         self.touch_tcp(id);
+    }
+
+    /// Puts a flow at the end of those whose host connection is being made.
+    fn note_opening(&mut self, now: Instant, id: TcpId) {
+        if self.opening.len() >= 2 * self.config.limits.tcp_connecting {
+            let tcp = &self.tcp;
+            self.opening.retain(|(_, id)| tcp.get(id.0).is_some_and(|flow| flow.connecting));
+        }
+        self.opening.push_back((now, id));
+    }
+
+    /// Ends the connection that was being made for longest, if it had its time: SYNs to who never answers must not keep
+    /// all others out. Returns whether there is room now.
+    fn give_up_oldest(&mut self, now: Instant) -> bool {
+        while let Some((since, id)) = self.opening.front().copied() {
+            if self.tcp.get(id.0).is_some_and(|flow| flow.connecting) {
+                if now.since(since) < CONNECTING_MIN {
+                    return false;
+                }
+                self.opening.pop_front();
+                self.remove_tcp(id, true);
+                return true;
+            }
+            self.opening.pop_front();
+        }
+        false
     }
 
     /// What a new endpoint is to be like, or `None` when there is no room for one.
@@ -267,6 +301,7 @@ impl Stack {
             endpoint,
             owner,
             dirty: false,
+            waiting: false,
             timer_at: None,
             connecting: false,
             received_told: false,
@@ -374,7 +409,7 @@ impl Stack {
     pub(super) fn check_tcp(&self) {
         assert_eq!(self.tcp.len(), self.tcp_keys.len(), "flows and their keys");
         assert!(self.tcp.len() <= self.config.limits.tcp_flows, "too many flows");
-        let (mut promised, mut queued, mut connecting, mut dirty) = (0, 0, 0, 0);
+        let (mut promised, mut queued, mut connecting, mut dirty, mut waiting) = (0, 0, 0, 0, 0);
         for (key, flow) in self.tcp.iter() {
             assert_eq!(self.tcp_keys.get(&flow.key), Some(&TcpId(key)), "a flow that its key does not find");
             flow.endpoint.check(flow.dirty);
@@ -382,11 +417,14 @@ impl Stack {
             queued += flow.endpoint.queued_bytes() as u64;
             connecting += usize::from(flow.connecting);
             dirty += usize::from(flow.dirty);
+            waiting += usize::from(flow.waiting);
             assert!(flow.endpoint.phase() != Phase::Closed || !flow.endpoint.is_drained(), "a dead flow");
         }
         assert_eq!((self.buffered.promised, self.buffered.queued), (promised, queued), "bytes accounted");
         assert_eq!(self.tcp_connecting, connecting, "flows being connected");
         let listed = self.dirty.iter().filter(|id| self.tcp.get(id.0).is_some()).count();
         assert_eq!(listed, dirty, "flows with something to send");
+        let listed = self.waiting.iter().filter(|id| self.tcp.get(id.0).is_some()).count();
+        assert_eq!(listed, waiting, "flows that wait for a hardware address");
     }
 }

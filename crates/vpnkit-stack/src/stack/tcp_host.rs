@@ -8,6 +8,7 @@ use super::Stack;
 use super::icmp_error::Fate;
 use super::tcp::{Owner, TcpFlow};
 use super::tcp_output::frame_data_bytes;
+use crate::drops::DropReason;
 use crate::event::{ConnectError, TcpId};
 use crate::table::FlowKey;
 use crate::tcp::Endpoint;
@@ -76,14 +77,14 @@ impl Stack {
         while self.tcp_keys.contains_key(&key) {
             tries += 1;
             if tries == ALIASES_MAX {
-                self.counters.over_limit += 1;
+                self.count_drop(DropReason::TcpLimit);
                 return None;
             }
             port = 32768 + (self.draw() % 28000) as u16;
             key.remote.set_port(port);
         }
         let Some(settings) = self.settings_for(now, key) else {
-            self.counters.over_limit += 1;
+            self.count_drop(DropReason::TcpLimit);
             return None;
         };
         let id = self.add_tcp(now, key, Endpoint::active(&settings), Owner::Host);

@@ -101,8 +101,14 @@ impl Stack {
     }
 
     fn await_neighbour(&mut self, now: Instant, id: TcpId) {
-        let Some(address) = self.tcp.get(id.0).map(|flow| flow.key.guest.ip()) else { return };
-        if !self.waiting.contains(&id) && self.waiting.len() < self.config.limits.tcp_connecting {
+        let Some(flow) = self.tcp.get_mut(id.0) else { return };
+        let address = flow.key.guest.ip();
+        if !std::mem::replace(&mut flow.waiting, true) {
+            if self.waiting.len() >= self.config.limits.tcp_flows {
+                // Those that are over are in the list until somebody answers.
+                let live = &self.tcp;
+                self.waiting.retain(|id| live.get(id.0).is_some());
+            }
             self.waiting.push(id);
         }
         self.ask_for(now, address);

@@ -8,6 +8,7 @@ use super::Stack;
 use super::address::Place;
 use super::gateway::NTP_PORT;
 use super::icmp_error::Fate;
+use crate::drops::DropReason;
 use crate::event::{ConnectError, DatagramError, Effect, ForwardId, Hops, UdpId, UdpSnapshot};
 use crate::table::FlowKey;
 use crate::time::Instant;
@@ -57,9 +58,12 @@ impl Stack {
                 return self.take_dhcp(frame, datagram.payload);
             }
         }
-        if packet.src.is_unspecified() || datagram.dst_port == 0 {
-            self.counters.foreign += 1;
+        if packet.src.is_unspecified() {
+            self.count_drop(DropReason::ForgedSource);
             return Ok(());
+        }
+        if datagram.dst_port == 0 {
+            return Err(ParseError::Protocol);
         }
         let guest = SocketAddr::new(packet.src, datagram.src_port);
         let remote = SocketAddr::new(packet.dst, datagram.dst_port);
@@ -143,7 +147,7 @@ impl Stack {
     /// Adds a flow, after the one used least recently made way if there are too many.
     fn add_udp(&mut self, now: Instant, guest: SocketAddr, origin: Origin) -> UdpId {
         while self.udp.len() >= self.config.limits.udp_flows.max(1) {
-            self.counters.over_limit += 1;
+            self.count_drop(DropReason::UdpLimit);
             self.evict_udp();
         }
         let flow = UdpFlow {
@@ -232,7 +236,7 @@ impl Stack {
         payload: &[u8],
     ) {
         let Some((id, remote)) = self.find_peer(now, forward, peer, guest) else {
-            self.counters.over_limit += 1;
+            self.count_drop(DropReason::UdpLimit);
             return;
         };
         self.count_udp(now, id, 0, payload.len());

@@ -6,14 +6,15 @@ use std::sync::Mutex;
 
 use ethlink::{Hub, Vnet};
 use vpnkit_stack::Offload;
+use vpnkit_stack::wire::ethernet::MacAddr;
 
-use super::{Link, Received};
+use super::{Link, Received, Take};
 use crate::waker::Waker;
 
 /// The link. What machines cannot do of checksums and segmentation is done on the way to them.
 #[derive(Debug)]
 pub struct HubLink {
-    /// Used by the engine's thread only.
+    /// Used by the engine's thread, but for a look at who is there.
     hub: Mutex<Hub>,
     /// The hub's descriptor.
     events: OwnedFd,
@@ -29,6 +30,11 @@ impl HubLink {
         Ok(Self { hub: Mutex::new(hub), events })
     }
 
+    /// The hardware addresses of machines that sent something, each with the number of the port where it is.
+    pub fn stations(&self) -> Vec<(MacAddr, usize)> {
+        self.hub().stations().map(|(mac, port)| (MacAddr(mac), port)).collect()
+    }
+
     fn hub(&self) -> std::sync::MutexGuard<'_, Hub> {
         self.hub.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -37,7 +43,7 @@ impl HubLink {
 impl Link for HubLink {
     fn attach(&self, _waker: Waker) {}
 
-    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received {
+    fn receive(&self, take: &mut Take<'_>) -> Received {
         if self.hub().receive(&mut |vnet, frame| {
             let mut header = [0; 10];
             header.copy_from_slice(&vnet.0[..10]);

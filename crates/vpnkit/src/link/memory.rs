@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use vpnkit_stack::Offload;
 
-use super::{Link, Received};
+use super::{Link, Received, Take};
 use crate::waker::Waker;
 
 /// Bytes of frames that may wait for the engine; more than all windows of a busy guest.
@@ -105,7 +105,7 @@ impl Link for MemoryLink {
         self.receive_ready();
     }
 
-    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received {
+    fn receive(&self, take: &mut Take<'_>) -> Received {
         let mut queue = lock(&self.queue);
         let count = queue.frames.len().min(BURST);
         let burst: Vec<_> = queue.frames.drain(..count).collect();

@@ -7,7 +7,7 @@ mod tap;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
-use vpnkit_stack::Offload;
+use vpnkit_stack::{DropReason, Offload};
 
 use crate::waker::Waker;
 
@@ -26,13 +26,16 @@ pub enum Received {
     Closed,
 }
 
+/// Takes a frame; returns why it was dropped, if it was.
+pub type Take<'t> = dyn FnMut(Offload, &[u8]) -> Option<DropReason> + 't;
+
 /// A link to one guest. The engine's thread calls it; none of the calls may block.
 pub trait Link: Send + Sync {
     /// The engine is there: wake it when frames or room appear, unless [`Link::fd`] tells.
     fn attach(&self, waker: Waker);
 
     /// Hands some of the frames that wait to `take`.
-    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received;
+    fn receive(&self, take: &mut Take<'_>) -> Received;
 
     /// Sends the frame that `parts` make together; returns false when there is no room for it now. The link then
     /// wakes the engine, or its [`Link::fd`] becomes writable, when there may be room.

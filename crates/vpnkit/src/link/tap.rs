@@ -8,7 +8,7 @@ use ethlink::{Tap, TapError};
 use rustix::io::Errno;
 use vpnkit_stack::{Gso, Offload, VIRTIO_HEADER_BYTES};
 
-use super::{Link, Received};
+use super::{Link, Received, Take};
 use crate::waker::Waker;
 
 /// Bytes of the largest super-frame with its header.
@@ -43,7 +43,7 @@ impl TapLink {
 impl Link for TapLink {
     fn attach(&self, _waker: Waker) {}
 
-    fn receive(&self, take: &mut dyn FnMut(Offload, &[u8])) -> Received {
+    fn receive(&self, take: &mut Take<'_>) -> Received {
         let mut buffer = self.buffer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut bytes = 0;
         for _ in 0..BURST {
