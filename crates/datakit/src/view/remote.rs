@@ -1,6 +1,7 @@
 //! `remotes/<r>/`: other repositories, as this attach knows them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -23,6 +24,9 @@ use crate::metrics::Metrics;
 /// Most remotes of one attach.
 const REMOTES_MAX: usize = 1024;
 
+/// Tells remotes apart that had the same name one after the other.
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+
 /// A fetch or a push: of this remote, with this name, as the text says.
 type Transferring = fn(&Known, &Attached, &str, &[u8], &Cancel) -> Answer<Vec<u8>>;
 
@@ -33,8 +37,8 @@ pub(crate) struct Remotes {
 }
 
 /// One of them.
-#[derive(Default)]
 struct Known {
+    serial: u64,
     url: Arc<Mutex<Vec<u8>>>,
     fetched: Mutex<Heads>,
     transfer: Mutex<Option<Arc<Transfer>>>,
@@ -54,6 +58,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Known {
+    fn new() -> Self {
+        Self {
+            serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
+            url: Arc::default(),
+            fetched: Mutex::default(),
+            transfer: Mutex::default(),
+            replies: Default::default(),
+        }
+    }
+
+    /// The number of its directory, whatever it is called: another of the same name is another directory.
+    fn number(&self, attached: &Attached) -> u64 {
+        // No name is spelled so.
+        attached.entry_number(self.serial, b"/remote")
+    }
+
     /// The remote that the URL names, and a transfer that `cancel` ends.
     fn begin(&self, attached: &Attached, name: &str, cancel: &Cancel) -> Answer<(Remote, Arc<Transfer>)> {
         let url = String::from_utf8_lossy(&lock(&self.url)).trim().to_owned();
@@ -205,18 +225,20 @@ impl Item for Remotes {
     fn find(&self, name: &[u8]) -> Answer<Found> {
         let known = lock(&self.known).get(name).cloned();
         match known {
-            Some(known) => Found::new(self.files(name, &known)),
+            Some(known) => Ok(Found {
+                item: Arc::new(self.files(name, &known)),
+                number: Some(known.number(&self.attached)),
+            }),
             None => item::no_entry(),
         }
     }
 
     fn open(&self, _flags: OpenFlags, number: u64) -> Answer<Arc<dyn OpenFile>> {
-        let names = lock(&self.known).keys().cloned().collect::<Vec<_>>();
-        let entry = |name: Vec<u8>| {
-            let number = self.attached.entry_number(number, &name);
-            (name, Kind::Directory, number)
+        let known = lock(&self.known);
+        let entry = |(name, known): (&Vec<u8>, &Arc<Known>)| {
+            (name.clone(), Kind::Directory, known.number(&self.attached))
         };
-        Ok(OpenDirectory::open(Names(names.into_iter().map(entry).collect()), number))
+        Ok(OpenDirectory::open(Names(known.iter().map(entry).collect()), number))
     }
 
     fn change(&self, change: &Change<'_>) -> Answer<()> {
@@ -229,7 +251,7 @@ impl Item for Remotes {
                 if known.len() >= REMOTES_MAX {
                     return Err(Errno::ENOSPC);
                 }
-                known.insert(name.to_vec(), Arc::default());
+                known.insert(name.to_vec(), Arc::new(Known::new()));
                 Ok(())
             }
             Change::Rename { name, directory, new_name } => {

@@ -88,6 +88,28 @@ fn what_a_remote_cannot_do_is_said() {
 }
 
 #[test]
+fn a_name_used_again_is_another_remote_even_where_the_first_is_held() {
+    through_all(|world| {
+        let door = &world.door;
+        door.make_directory("remotes/a").unwrap();
+        door.write("remotes/a/url", b"file:///first").unwrap();
+        let held = world.hold("remotes/a");
+        let first = door.stat("remotes/a").unwrap().number;
+        door.rename("remotes/a", "remotes/b").unwrap();
+        assert_eq!(door.stat("remotes/b").unwrap().number, first, "{}: it was renamed", world.name);
+        assert_eq!(door.stat("remotes/a"), Err(Errno::ENOENT.0), "{}", world.name);
+        door.make_directory("remotes/a").unwrap();
+        assert_ne!(door.stat("remotes/a").unwrap().number, first, "{}", world.name);
+        assert_eq!(world.text("remotes/a/url"), "", "{}: the first one's", world.name);
+        door.write("remotes/a/url", b"file:///second").unwrap();
+        assert_eq!(world.text("remotes/b/url"), "file:///first\n", "{}", world.name);
+        assert_eq!(world.text("remotes/a/url"), "file:///second\n", "{}", world.name);
+        assert_eq!(door.list("remotes").unwrap(), ["a", "b"], "{}", world.name);
+        drop(held);
+    });
+}
+
+#[test]
 fn progress_is_read_while_a_fetch_runs() {
     let world = by_9p(Dialect::Linux, visible());
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
