@@ -195,4 +195,8 @@ pub trait Backend: Send + Sync {
 
     /// Asks to be called after others may have moved refs.
     fn on_change(&self, hook: ChangeHook);
+
+    /// Brings everything to disk, in the form in which it is to stay, and ends what goes on behind the calls. Dropping
+    /// does the same, but is done only when nobody has a handle any more. Nothing may be written afterwards.
+    fn close(&self);
 }

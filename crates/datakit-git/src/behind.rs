@@ -64,6 +64,8 @@ struct State {
     /// Why the last publication failed; nothing is acknowledged until one succeeds.
     failure: Option<WriteError>,
     stop: bool,
+    /// Nothing is published any more.
+    has_ended: bool,
 }
 
 /// A ref that is locked.
@@ -82,6 +84,15 @@ struct Held {
 type Taken = HashMap<RefName, Result<Locked, WriteError>>;
 
 impl State {
+    /// Why nothing is acknowledged at present.
+    fn refusal(&self) -> Option<WriteError> {
+        let closed = || WriteError::Io {
+            action: "nothing can be committed".to_owned(),
+            source: Arc::new(std::io::Error::other("the repository is closed")),
+        };
+        self.failure.clone().or_else(|| self.has_ended.then(closed))
+    }
+
     fn is_clean(&self) -> bool {
         self.began.is_none() && !self.is_publishing && self.held.is_empty()
     }
@@ -183,9 +194,11 @@ impl Behind {
         while !is_done(&state) {
             state.is_urgent = true;
             self.gathered.notify_all();
-            state = self.wait(state);
-            if let Some(failure) = &state.failure {
-                return Err(failure.clone());
+            if !state.has_ended {
+                state = self.wait(state);
+            }
+            if let Some(refusal) = state.refusal() {
+                return Err(refusal);
             }
         }
         Ok(())
@@ -256,8 +269,8 @@ impl Behind {
         let mut state = self.state();
         let mut was_long = false;
         loop {
-            if let Some(failure) = &state.failure {
-                return Err(failure.clone());
+            if let Some(refusal) = state.refusal() {
+                return Err(refusal);
             }
             let is_long = batch
                 .edits
@@ -292,6 +305,9 @@ impl Behind {
                 state = self.gathered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
             if state.stop && (state.is_clean() || tries > CLOSING_TRIES) {
+                state.has_ended = true;
+                drop(state);
+                self.published.notify_all();
                 return;
             }
             state.is_urgent = false;

@@ -10,6 +10,8 @@
 
 mod backend;
 mod behind;
+mod concatenate;
+mod delta;
 mod disk;
 mod inflate;
 mod intent;

@@ -109,6 +109,9 @@ impl Backend for Memory {
 
     /// Nobody else can reach this memory, so there is nothing to tell.
     fn on_change(&self, _hook: ChangeHook) {}
+
+    /// Nothing goes on behind the calls.
+    fn close(&self) {}
 }
 
 fn content_bytes(content: &Content) -> Result<Arc<[u8]>, WriteError> {

@@ -1,13 +1,11 @@
-//! Writes packs: of new objects in memory, and one of many without compressing anything again.
+//! Writes packs of new objects in memory.
 //!
-//! Trees and what is small are stored as they are: they hardly shrink, and `git gc` makes deltas of them anyway.
+//! Trees and what is small are stored as they are, which is quick; `concatenate` makes deltas of the trees later.
 //!
 //! Spec: gitformat-pack(5), pack version 2 and index version 2; RFC 1950, RFC 1951 §3.2.4.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io;
 
 use gix::zlib::Compression;
 use gix::zlib::stream::deflate::{Compress, FlushCompress};
@@ -18,16 +16,16 @@ use crate::{HashKind, ObjectId, ObjectKind};
 pub(crate) const PACK_BYTES_MAX: u64 = 1 << 31;
 
 /// Objects of fewer bytes are stored: preparing a compressor costs more than it saves.
-const DEFLATE_BYTES_MIN: usize = 512;
+pub(crate) const DEFLATE_BYTES_MIN: usize = 512;
 
 /// Most bytes of one stored block, RFC 1951 §3.2.4.
 const STORED_BYTES_MAX: usize = 0xffff;
 
 /// Where an object is in a pack.
-struct Place {
-    id: ObjectId,
-    crc: u32,
-    offset: u32,
+pub(crate) struct Place {
+    pub id: ObjectId,
+    pub crc: u32,
+    pub offset: u32,
 }
 
 /// A pack and its index, in memory.
@@ -76,7 +74,7 @@ impl Packer {
         Ok(Pack { index: index(self.hash, places, trailer)?, bytes })
     }
 
-    fn deflate(&mut self, content: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    pub fn deflate(&mut self, content: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         self.compress.reset();
         let start = out.len();
         let mut at = start;
@@ -98,7 +96,7 @@ impl Packer {
 }
 
 /// A zlib stream of one stored block.
-fn store(content: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn store(content: &[u8], out: &mut Vec<u8>) {
     let length = u16::try_from(content.len()).expect("at most STORED_BYTES_MAX");
     out.extend_from_slice(&[0x78, 0x01, 0x01]);
     out.extend_from_slice(&length.to_le_bytes());
@@ -107,13 +105,13 @@ fn store(content: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&simd_adler32::adler32(&content).to_be_bytes());
 }
 
-fn header(count: u32) -> [u8; 12] {
+pub(crate) fn header(count: u32) -> [u8; 12] {
     let mut header = *b"PACK\0\0\0\x02\0\0\0\0";
     header[8..].copy_from_slice(&count.to_be_bytes());
     header
 }
 
-fn offset(n: u64) -> io::Result<u32> {
+pub(crate) fn offset(n: u64) -> io::Result<u32> {
     u32::try_from(n)
         .ok()
         .filter(|n| u64::from(*n) < PACK_BYTES_MAX)
@@ -127,6 +125,11 @@ fn entry_header(out: &mut Vec<u8>, kind: ObjectKind, size: u64) {
         ObjectKind::Blob => 3,
         ObjectKind::Tag => 4,
     };
+    typed_header(out, kind, size);
+}
+
+/// Type, as gitformat-pack(5) numbers it, and size of an entry.
+pub(crate) fn typed_header(out: &mut Vec<u8>, kind: u8, size: u64) {
     let mut byte = (kind << 4) | (size & 0xf) as u8;
     let mut left = size >> 4;
     while left > 0 {
@@ -139,27 +142,27 @@ fn entry_header(out: &mut Vec<u8>, kind: ObjectKind, size: u64) {
 
 /// The checksum at the end of packs and indexes. It guards against accidents only, so that SHA-1 need not look for
 /// attacks on itself here, which would be most of its work.
-enum Checksum {
+pub(crate) enum Checksum {
     Sha1(sha1::Sha1),
     Other(gix::hash::Hasher),
 }
 
 impl Checksum {
-    fn new(hash: HashKind) -> Checksum {
+    pub fn new(hash: HashKind) -> Checksum {
         match hash {
             HashKind::Sha1 => Checksum::Sha1(sha1::Sha1::default()),
             other => Checksum::Other(gix::hash::hasher(other)),
         }
     }
 
-    fn update(&mut self, bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Checksum::Sha1(sha1) => sha1::Digest::update(sha1, bytes),
             Checksum::Other(hasher) => hasher.update(bytes),
         }
     }
 
-    fn finish(self) -> io::Result<ObjectId> {
+    pub fn finish(self) -> io::Result<ObjectId> {
         match self {
             Checksum::Sha1(sha1) => {
                 Ok(ObjectId::from_bytes_or_panic(sha1::Digest::finalize(sha1).as_slice()))
@@ -188,7 +191,7 @@ pub(crate) fn index_of(
     index(hash, places.collect(), trailer)
 }
 
-fn index(hash: HashKind, mut places: Vec<Place>, trailer: ObjectId) -> io::Result<Vec<u8>> {
+pub(crate) fn index(hash: HashKind, mut places: Vec<Place>, trailer: ObjectId) -> io::Result<Vec<u8>> {
     places.sort_by_key(|place| place.id);
     let mut out = Vec::with_capacity(1100 + places.len() * 40);
     out.extend_from_slice(b"\xfftOc\0\0\0\x02");
@@ -206,60 +209,4 @@ fn index(hash: HashKind, mut places: Vec<Place>, trailer: ObjectId) -> io::Resul
     let own = digest(hash, &out)?;
     out.extend_from_slice(own.as_slice());
     Ok(out)
-}
-
-/// Writes into `out` one pack of the objects of `packs` (paths without extension), whose entries have no deltas against
-/// other packs; returns its index and its name. Memory: an entry of the index per object.
-pub(crate) fn concatenate(
-    hash: HashKind,
-    packs: &[std::path::PathBuf],
-    out: &mut File,
-) -> io::Result<(Vec<u8>, ObjectId)> {
-    let mut opened = Vec::new();
-    let mut count = HashSet::new();
-    for path in packs {
-        let pack = open(hash, path)?;
-        count.extend((0..pack.1.num_objects()).map(|n| pack.1.oid_at_index(n).to_owned()));
-        opened.push(pack);
-    }
-    let mut checksum = Checksum::new(hash);
-    let mut buffered = io::BufWriter::with_capacity(1 << 18, &mut *out);
-    let mut write = |bytes: &[u8]| {
-        checksum.update(bytes);
-        buffered.write_all(bytes)
-    };
-    write(&header(u32::try_from(count.len()).map_err(io::Error::other)?))?;
-    let (mut places, mut at) = (Vec::with_capacity(count.len()), 12u64);
-    for (data, index) in &opened {
-        let ends = index.sorted_offsets();
-        for n in 0..index.num_objects() {
-            let id = index.oid_at_index(n).to_owned();
-            if !count.remove(&id) {
-                continue;
-            }
-            let start = index.pack_offset_at_index(n);
-            let next = ends.partition_point(|offset| *offset <= start);
-            let end = ends.get(next).copied().unwrap_or(data.pack_end() as u64);
-            let bytes = data
-                .entry_slice(start..end)
-                .ok_or_else(|| io::Error::other("an index does not fit its pack"))?;
-            places.push(Place { id, crc: crc32fast::hash(bytes), offset: offset(at)? });
-            write(bytes)?;
-            at += end - start;
-        }
-    }
-    let trailer = checksum.finish()?;
-    buffered.write_all(trailer.as_slice())?;
-    buffered.flush()?;
-    drop(buffered);
-    Ok((self::index(hash, places, trailer)?, trailer))
-}
-
-type Opened = (gix::odb::pack::data::File, gix::odb::pack::index::File);
-
-fn open(hash: HashKind, path: &Path) -> io::Result<Opened> {
-    let failed = |error: gix::Error| io::Error::other(error.to_string());
-    let data = gix::odb::pack::data::File::at(path.with_extension("pack"), hash).map_err(failed)?;
-    let index = gix::odb::pack::index::File::at(path.with_extension("idx"), hash).map_err(failed)?;
-    Ok((data, index))
 }

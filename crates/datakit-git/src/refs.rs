@@ -303,7 +303,8 @@ fn remove_empty(folder: &Path) {
     fs::remove_dir(folder).ok();
 }
 
-fn is_absent(error: &io::Error) -> bool {
+/// Whether there is no such file, nor could be: what was a directory is a file now, or the other way round.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
 }
 

@@ -2,16 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use gix::objs::Find as _;
 
 use crate::backend::{Backend, Batch, ChangeHook, ReadError, RefEdit, RefName, WriteError};
 use crate::disk::Disk;
 use crate::inflate::Loose;
-use crate::packed::Packed;
+use crate::packed::{PackList, Packed};
 use crate::watch::Hooks;
 use crate::writer::Writer;
 use crate::{BlobReader, HashKind, Object, ObjectId, ObjectKind};
@@ -64,8 +63,14 @@ pub struct Repository {
     options: Options,
     hooks: Hooks,
     writer: Arc<Writer>,
-    upkeep: Option<JoinHandle<()>>,
+    threads: Mutex<Threads>,
+}
+
+/// What goes on behind the calls, until the repository is closed.
+#[derive(Default)]
+struct Threads {
     behind: Option<JoinHandle<()>>,
+    upkeep: Option<JoinHandle<()>>,
     watch: Option<JoinHandle<()>>,
 }
 
@@ -78,19 +83,7 @@ impl std::fmt::Debug for Repository {
 impl Drop for Repository {
     /// Brings everything to disk in ordinary packs.
     fn drop(&mut self) {
-        // What is published last is brought to disk as well.
-        self.writer.behind.iter().for_each(crate::behind::Behind::stop);
-        self.behind.take().map(JoinHandle::join);
-        self.writer.upkeep.state().stop = true;
-        self.writer.upkeep.changed.notify_all();
-        self.hooks.stop();
-        // Whoever is told of changes may hold the last handle: then this is the thread that watches.
-        let is_this = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
-        for thread in [self.upkeep.take(), self.watch.take()].into_iter().flatten() {
-            if !is_this(&thread) {
-                thread.join().ok();
-            }
-        }
+        self.close();
     }
 }
 
@@ -133,8 +126,8 @@ impl Repository {
         let for_watch = hooks.clone();
         let watch = std::thread::Builder::new().name("datakit-refs".into());
         let watch = watch.spawn(move || crate::watch::run(&folder, &for_watch)).map_err(failed)?;
-        let (upkeep, watch) = (Some(upkeep), Some(watch));
-        Ok(Repository { repo, git_dir, options, hooks, writer, upkeep, behind, watch })
+        let threads = Mutex::new(Threads { behind, upkeep: Some(upkeep), watch: Some(watch) });
+        Ok(Repository { repo, git_dir, options, hooks, writer, threads })
     }
 
     /// Makes an empty bare repository and opens it; one that exists is opened.
@@ -158,6 +151,31 @@ impl Repository {
         let mut folders = vec![store.path().to_owned()];
         folders.extend(store.alternate_db_paths().unwrap_or_default());
         folders
+    }
+
+    /// Looks for an object: again when it is not found, or not whole, and packs came or went meanwhile.
+    ///
+    /// Whoever moves an object has it in its new place before it leaves the old one, but who looks at one place after the
+    /// other can miss it in both. It cannot come to a pack, or from one, without another list of packs. So what is
+    /// not there between two lists that are the same is nowhere. See docs/adr/0035-missing.md.
+    fn look<T>(&self, id: ObjectId, look: impl Fn() -> Result<Option<T>, ReadError>) -> Result<T, ReadError> {
+        if let Ok(Some(found)) = look() {
+            return Ok(found);
+        }
+        let folders = self.object_folders();
+        let mut before = PackList::read(&folders);
+        for _ in 0..LOOKS_MAX {
+            let found = look();
+            if let Ok(Some(found)) = found {
+                return Ok(found);
+            }
+            let after = PackList::read(&folders);
+            if after == before {
+                return found?.ok_or(ReadError::Missing { id });
+            }
+            before = after;
+        }
+        look()?.ok_or(ReadError::Missing { id })
     }
 
     /// Deletes a ref, or moves one that is symbolic.
@@ -216,7 +234,7 @@ impl Backend for Repository {
         if size > self.options.object_bytes_max {
             return Err(ReadError::TooLarge { id, size, limit: self.options.object_bytes_max });
         }
-        let object = look(id, || {
+        let object = self.look(id, || {
             let repo = self.repo.to_thread_local();
             let object = repo
                 .objects
@@ -234,7 +252,7 @@ impl Backend for Repository {
         if let Some(object) = self.writer.recent(&id) {
             return Ok((object.kind, object.bytes.len() as u64));
         }
-        look(id, || {
+        self.look(id, || {
             let header = self.repo.to_thread_local().try_find_header(id);
             let header = header.map_err(|error| ReadError::Corrupt { id, detail: chain(&error) })?;
             Ok(header.map(|header| (header.kind(), header.size())))
@@ -285,26 +303,29 @@ impl Backend for Repository {
     fn on_change(&self, hook: ChangeHook) {
         self.hooks.add(hook);
     }
+
+    fn close(&self) {
+        let Threads { behind, upkeep, watch } =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // What is published last is brought to disk as well.
+        self.writer.behind.iter().for_each(crate::behind::Behind::stop);
+        behind.map(JoinHandle::join);
+        self.writer.upkeep.state().stop = true;
+        self.writer.upkeep.changed.notify_all();
+        self.hooks.stop();
+        // Whoever is told of changes may hold the last handle: then this is the thread that watches.
+        let is_this = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        for thread in [upkeep, watch].into_iter().flatten().filter(|thread| !is_this(thread)) {
+            thread.join().ok();
+        }
+    }
 }
 
 /// Blobs larger than this are decompressed as they are read, in bytes.
 const STREAM_BYTES_MIN: u64 = 4 << 20;
 
-/// Pauses before an object is looked for again. While another program moves objects to a pack, they are for a moment
-/// in none of the places that were listed, whichever order these are looked at in.
-const LOOK_AGAIN: [Duration; 3] =
-    [Duration::from_millis(1), Duration::from_millis(4), Duration::from_millis(20)];
-
-/// Looks for an object, again when it is not found or was on its way.
-fn look<T>(id: ObjectId, look: impl Fn() -> Result<Option<T>, ReadError>) -> Result<T, ReadError> {
-    for pause in LOOK_AGAIN {
-        if let Ok(Some(found)) = look() {
-            return Ok(found);
-        }
-        std::thread::sleep(pause);
-    }
-    look()?.ok_or(ReadError::Missing { id })
-}
+/// Most looks for an object while packs come and go.
+const LOOKS_MAX: usize = 1000;
 
 /// An error and what caused it, in one line.
 fn chain(error: &dyn std::error::Error) -> String {

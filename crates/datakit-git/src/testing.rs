@@ -1,6 +1,8 @@
 //! What reads files, for those who feed it nonsense: `fuzz/`.
 
+use std::fs::File;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::journal::{framed, records};
 use crate::pack::index_of;
@@ -27,4 +29,12 @@ pub fn packed_refs(hash: HashKind, text: &[u8]) -> usize {
 /// When there are too many objects.
 pub fn index(hash: HashKind, objects: &[(ObjectId, u32)], trailer: ObjectId) -> io::Result<Vec<u8>> {
     index_of(hash, objects, trailer)
+}
+
+/// Makes one pack of some, into a file that is replaced; its index.
+///
+/// # Errors
+/// When a pack cannot be read, or the file not be written.
+pub fn concatenate(hash: HashKind, packs: &[PathBuf], into: &Path) -> io::Result<Vec<u8>> {
+    Ok(crate::concatenate::concatenate(hash, packs, &mut File::create(into)?)?.0)
 }

@@ -1,45 +1,77 @@
 //! What happens behind the commits: small packs become larger ones and reach the disk, journals go, the next start after
 //! a crash replays what is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::concatenate::concatenate;
 use crate::journal::{Record, orphan};
-use crate::pack::{Pack, concatenate};
+use crate::pack::Pack;
+use crate::refs::is_absent;
 use crate::writer::{Generation, MIDDLE_PACKS_MAX, PATIENCE, Writer};
 
-/// How long packs that were replaced stay for those who have just opened their index.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long packs that were replaced stay for those who have listed them and did not open them yet.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Most packs that stay so; beyond, the oldest go.
+const REPLACED_MAX: usize = 2048;
+
+/// Packs that were replaced, and since when, oldest first.
+#[derive(Default)]
+struct Replaced {
+    packs: VecDeque<(Instant, PathBuf)>,
+}
+
+impl Replaced {
+    fn extend(&mut self, packs: Vec<PathBuf>) {
+        let now = Instant::now();
+        self.packs.extend(packs.into_iter().map(|pack| (now, pack)));
+    }
+
+    /// Removes those that stayed long enough.
+    fn remove_old(&mut self) {
+        let surplus = self.packs.len().saturating_sub(REPLACED_MAX);
+        let old = self.packs.iter().take_while(|(since, _)| since.elapsed() >= GRACE).count();
+        let gone: Vec<PathBuf> = self.packs.drain(..surplus.max(old)).map(|(_, pack)| pack).collect();
+        remove(&gone);
+    }
+
+    fn remove_all(&mut self) {
+        let gone: Vec<PathBuf> = self.packs.drain(..).map(|(_, pack)| pack).collect();
+        remove(&gone);
+    }
+}
 
 /// Largest pack that is still made into a larger one, in bytes.
 const MERGED_BYTES_MAX: u64 = 256 << 20;
 
+/// How often there is something to look after, though nobody says so.
+const TICK: Duration = Duration::from_millis(500);
+
 /// Runs until the writer is gone.
 pub(crate) fn run(writer: &Weak<Writer>) {
-    let mut replaced: Vec<PathBuf> = Vec::new();
+    let mut replaced = Replaced::default();
     loop {
         let Some(writer) = writer.upgrade() else { return };
         let stop = {
             let mut state = writer.upkeep.state();
             if state.closed.is_empty() && !state.stop {
-                let wait = if replaced.is_empty() { Duration::from_millis(500) } else { GRACE };
                 state =
-                    writer.upkeep.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                    writer.upkeep.changed.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner).0;
             }
             state.is_busy = !state.closed.is_empty();
             state.stop
         };
-        remove(&replaced);
-        replaced.clear();
+        replaced.remove_old();
         writer.rotate_now(if stop { Duration::ZERO } else { PATIENCE });
         replaced.extend(check_point(&writer));
         if stop {
-            remove(&replaced);
+            replaced.remove_all();
             return;
         }
     }
@@ -93,14 +125,14 @@ fn settle(writer: &Writer, generation: &Generation) -> io::Result<()> {
         let name = format!("pack-dk1-{}-{n}", writer.instance);
         merge(writer, &generation.packs, Some(&name))?;
     }
-    let mut folders = BTreeSet::new();
-    for path in &generation.refs {
-        match writer.disk.sync_path(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => folders.extend(path.parent().map(Path::to_owned)),
-        }
-    }
-    folders.iter().filter(|folder| folder.is_dir()).try_for_each(|folder| writer.disk.sync_path(folder))
+    // Refs that others delete or pack meanwhile are theirs to bring to disk, with the folders that become empty.
+    let sync = |path: &Path| match writer.disk.sync_path(path) {
+        Err(error) if is_absent(&error) => Ok(()),
+        result => result,
+    };
+    let folders: BTreeSet<&Path> = generation.refs.iter().filter_map(|path| path.parent()).collect();
+    generation.refs.iter().try_for_each(|path| sync(path))?;
+    folders.into_iter().try_for_each(sync)
 }
 
 /// Makes one pack of many; on disk when it returns. Without a name it gets the one that git would give it.

@@ -28,6 +28,7 @@ fn main() -> Outcome<()> {
         "watch-behind" => writeln!(out, "{}", watch(folder, Durability::Behind, 1)?)?,
         "watch-10000" => writeln!(out, "{}", watch(folder, Durability::Visible, 10_000)?)?,
         "open" => writeln!(out, "{}", open_large(folder)?)?,
+        "growth" => writeln!(out, "{}", growth(folder)?)?,
         "diff" => writeln!(out, "{}", diff_and_merge(folder)?)?,
         other => return Err(format!("there is no row {other}").into()),
     }
@@ -94,6 +95,27 @@ fn many(folder: &Path, clients: usize, rounds: usize) -> Outcome<f64> {
         return Err("commits failed".into());
     }
     Ok((clients * rounds) as f64 / seconds)
+}
+
+/// Bytes that 10,000 commits take, each of one file of 200 in a directory: when packed, and after `git gc`; for each.
+fn growth(folder: &Path) -> Outcome<String> {
+    const COMMITS: u64 = 10_000;
+    let store = open(folder, Durability::Visible)?;
+    let main = BranchName::new("main")?;
+    for n in 0..COMMITS {
+        put(&store, &main, &format!("directory/file-{}", n % 200), &format!("{n}\n"))?;
+    }
+    drop(store);
+    let bytes = || -> Outcome<u64> {
+        let files = fs::read_dir(folder.join("objects/pack"))?;
+        Ok(files.map(|file| Ok(file?.metadata()?.len())).sum::<std::io::Result<u64>>()? / COMMITS)
+    };
+    let ours = bytes()?;
+    let mut git = std::process::Command::new("git");
+    if !git.current_dir(folder).args(["gc", "-q"]).status()?.success() {
+        return Err("git gc failed".into());
+    }
+    Ok(format!("{ours} {}", bytes()?))
 }
 
 /// The peer in process: three loose objects and the ref, each written, forced to disk and renamed.

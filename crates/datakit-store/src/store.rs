@@ -87,7 +87,15 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn close(&self) {
         self.hub.close();
+        // Whoever is being told of a change keeps the backend a little longer: it is not closed by being dropped.
+        self.objects.backend.close();
     }
 }
 
@@ -263,6 +271,12 @@ impl Store {
     /// [`WriteError`] that says what is in the way. It is tried again.
     pub fn sync(&self) -> Result<(), WriteError> {
         self.backend().sync()
+    }
+
+    /// Brings everything to disk, in the form in which it is to stay, and ends what goes on behind the commits. The last
+    /// handle that is dropped does the same. Nothing may be committed afterwards.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// What goes wrong behind the commits at present, in one line; it is tried again.

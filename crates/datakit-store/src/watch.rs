@@ -185,6 +185,11 @@ impl Hub {
     /// Looks at one ref that somebody may have moved.
     fn look_at(&self, name: &RefName) {
         let Some(branch) = BranchName::of_ref(name.clone()) else { return };
+        // Most of what we are told of we did ourselves, and know: nobody who commits is to wait for that.
+        let now = self.objects.backend.try_find_ref(name);
+        if now.is_ok_and(|now| self.state().heads.get(&branch).copied() == now) {
+            return;
+        }
         let _moving = self.moving();
         let Ok(new) = self.objects.backend.try_find_ref(name) else { return };
         let mut state = self.state();

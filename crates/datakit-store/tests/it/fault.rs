@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use datakit_git::{Disk, Step};
-use datakit_store::{CommitError, Options, Store};
+use datakit_store::{BranchName, CommitError, Durability, Options, Store};
 
 use crate::{created, fsck, git, main_branch, path};
 
@@ -71,4 +71,31 @@ fn a_failing_fsync_is_an_error_and_nothing_else() {
 fn a_file_that_cannot_be_made_or_named_is_an_error_and_nothing_else() {
     fails(Step::Create, || io::ErrorKind::StorageFull.into());
     fails(Step::Rename, || io::Error::from_raw_os_error(5));
+}
+
+#[test]
+fn a_folder_of_refs_that_git_removes_while_it_is_brought_to_disk_is_no_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = folder.path().to_owned();
+    let packed = Arc::new(AtomicU64::new(0));
+    let for_disk = packed.clone();
+    let disk = Disk::with_fault(Arc::new(move |step, at| {
+        if step == Step::Sync && at.ends_with("refs/heads/a/b") {
+            git(&repository, &["pack-refs", "--all"]);
+            assert!(!at.exists(), "git leaves empty folders");
+            for_disk.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }));
+    let options = Options { disk, durability: Durability::Visible, ..created() };
+    let store = Store::open(folder.path(), options).unwrap();
+    let transaction = store.begin(&BranchName::new("a/b/c").unwrap()).unwrap();
+    transaction.write_file(&path("f"), b"x").unwrap();
+    let head = transaction.commit().unwrap();
+    store.sync().unwrap();
+    assert_eq!(packed.load(Ordering::SeqCst), 1);
+    assert_eq!(store.trouble(), None);
+    drop(store);
+    assert_eq!(git(folder.path(), &["rev-parse", "a/b/c"]), head.to_string());
+    fsck(folder.path());
 }

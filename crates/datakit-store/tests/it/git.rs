@@ -19,12 +19,40 @@ fn an_acknowledged_commit_is_visible_to_git_at_once() {
     drop(store);
     fsck(folder.path());
     assert_eq!(git(folder.path(), &["rev-list", "--count", "main"]), "20");
-    let left = std::fs::read_dir(folder.path().join("datakit")).unwrap().flatten();
-    let left: Vec<_> = left
-        .map(|entry| entry.file_name())
-        .filter(|name| !name.to_string_lossy().starts_with("updates"))
-        .collect();
-    assert!(left.is_empty(), "a store that was closed leaves no journal: {left:?}");
+    assert_eq!(left_open(folder.path()), [""; 0]);
+}
+
+/// Who watches the refs may be the last to know of the repository: then it, too, is to be done before `drop` returns.
+#[test]
+fn a_store_that_is_dropped_while_it_looks_at_a_ref_is_closed_all_the_same() {
+    let (folder, store) = repository();
+    for n in 0..10 {
+        commit(&store, &[("a", &n.to_string())]);
+    }
+    // A ref that takes its time to be read.
+    let slow = folder.path().join("refs/heads/slow");
+    assert!(std::process::Command::new("mkfifo").arg(&slow).status().unwrap().success());
+    std::thread::sleep(Duration::from_millis(1500));
+    let ended = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(std::fs::OpenOptions::new().write(true).open(&slow).unwrap());
+        std::fs::remove_file(&slow).unwrap();
+    });
+    drop(store);
+    assert_eq!(left_open(folder.path()), [""; 0]);
+    ended.join().unwrap();
+    fsck(folder.path());
+}
+
+/// What a store that is open, or was not closed, has in a repository.
+fn left_open(folder: &std::path::Path) -> Vec<String> {
+    let names = |folder: std::path::PathBuf| {
+        let entries = std::fs::read_dir(folder).unwrap().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    let ours = names(folder.join("datakit")).into_iter().filter(|name| !name.starts_with("updates"));
+    let packs = names(folder.join("objects/pack")).into_iter();
+    ours.chain(packs.filter(|name| name.starts_with("pack-dk0-") || name.contains("tmp"))).collect()
 }
 
 #[test]

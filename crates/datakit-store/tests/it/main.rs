@@ -6,7 +6,9 @@ mod behind;
 mod crash;
 mod fault;
 mod git;
+mod growth;
 mod merge;
+mod moving;
 mod transaction;
 mod watch;
 

@@ -165,3 +165,52 @@ fn merges_of_criss_crossed_histories_are_as_gits() {
     println!("{clean} clean, {conflicts} conflicts, {virtual_bases} of several bases");
     assert!(clean > 3 && conflicts > 3 && virtual_bases > 10);
 }
+
+#[test]
+fn gitattributes_say_which_files_are_merged_inside_and_git_agrees() {
+    let (folder, store) = repository();
+    let attributes = "*.txt merge=text\n*.log merge=union\n*.mine merge=ours\n*.no -merge\n";
+    let files = ["a.txt", "d/a.log", "a.mine"];
+    let base: String = (0..20).map(|n| format!("{n}\n")).collect();
+    let mut all = vec![(".gitattributes", attributes), ("a.no", base.as_str()), ("a", base.as_str())];
+    all.extend(files.map(|file| (file, base.as_str())));
+    commit(&store, &all);
+    let change = |transaction: &datakit_store::Transaction, file: &str, from: &str, to: &str| {
+        transaction.write_file(&path(file), base.replace(from, to).as_bytes()).unwrap();
+    };
+    // Who commits second merges: its side is the one that is there already.
+    let (first, second) = (store.begin(&main_branch()).unwrap(), store.begin(&main_branch()).unwrap());
+    for (file, from, to) in [("a.txt", "17\n", "last\n"), ("d/a.log", "5\n", "x\n"), ("a.mine", "5\n", "x\n")]
+    {
+        change(&second, file, "\n3\n", "\nthree\n");
+        change(&first, file, from, to);
+    }
+    let theirs = first.commit().unwrap();
+    second.commit().unwrap();
+    assert_eq!(git(folder.path(), &["rev-parse", "main^1"]), theirs.to_string());
+    let merge = ["--attr-source=main", "merge-tree", "--write-tree", "main^1", "main^2"];
+    let tree = git(folder.path(), &[&["-c", "merge.ours.driver=true"], &merge[..]].concat());
+    for file in files {
+        let [ours, gits] =
+            ["main", &tree].map(|tree| git(folder.path(), &["show", &format!("{tree}:{file}")]));
+        assert_eq!(ours, gits, "{file}");
+    }
+    assert!(git(folder.path(), &["show", "main:a.txt"]).contains("three\n4\n"));
+    // Where nothing is said, and where it is said not to, both sides are a conflict.
+    for file in ["a.no", "a"] {
+        let (first, second) = (store.begin(&main_branch()).unwrap(), store.begin(&main_branch()).unwrap());
+        change(&first, file, "17\n", "last\n");
+        change(&second, file, "\n3\n", "\nthree\n");
+        first.commit().unwrap();
+        let refused = second.commit().unwrap_err();
+        assert!(refused.to_string().contains(&format!("Merge conflict: {file}")), "{refused}");
+    }
+    // What git's attributes say goes before what the transaction asks for.
+    let (first, second) = (store.begin(&main_branch()).unwrap(), store.begin(&main_branch()).unwrap());
+    first.write_file(&path("a.no"), b"1").unwrap();
+    second.write_file(&path("a.no"), b"2").unwrap();
+    second.set_merge_driver(Some(datakit_store::MergeDriver::Union));
+    first.commit().unwrap();
+    assert!(second.commit().is_err());
+    fsck(folder.path());
+}
