@@ -37,7 +37,7 @@ impl Default for Pace {
 /// How pushing goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AutoPushStatus {
-    /// Branches that wait to be pushed, those of a failed push included.
+    /// Branches that are not pushed yet: those that wait, that are on their way, or that failed.
     pub waiting: Vec<String>,
     /// Branches pushed so far, each time counted.
     pub pushed: u64,
@@ -48,13 +48,24 @@ pub struct AutoPushStatus {
 }
 
 type Log = Box<dyn Fn(&str) + Send>;
+type Settle = Box<dyn Fn() -> Result<(), String> + Send>;
 
 #[derive(Default)]
 struct State {
     dirty: BTreeSet<String>,
+    /// On their way.
+    pushing: BTreeSet<String>,
     status: AutoPushStatus,
     stops: bool,
     transfer: Option<Arc<Transfer>>,
+}
+
+impl State {
+    /// What is to be pushed now.
+    fn take(&mut self) -> BTreeSet<String> {
+        self.pushing = std::mem::take(&mut self.dirty);
+        self.pushing.clone()
+    }
 }
 
 #[derive(Default)]
@@ -89,13 +100,25 @@ pub struct AutoPush {
 }
 
 impl AutoPush {
-    /// Begins to push to `remote`; `log` gets a line for each push that went through or failed.
+    /// Begins to push to `remote`; `log` gets a line for each push that went through or failed. `settle` is called before
+    /// each, and waits until what was said to have changed is where it is looked for, in the repository's files.
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn start(remote: Remote, pace: Pace, log: impl Fn(&str) + Send + 'static) -> std::io::Result<Self> {
+    pub fn start(
+        remote: Remote,
+        pace: Pace,
+        settle: impl Fn() -> Result<(), String> + Send + 'static,
+        log: impl Fn(&str) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let pusher = Pusher { shared: Arc::clone(&shared), remote, pace, log: Box::new(log) };
+        let pusher = Pusher {
+            shared: Arc::clone(&shared),
+            remote,
+            pace,
+            settle: Box::new(settle),
+            log: Box::new(log),
+        };
         let thread =
             thread::Builder::new().name("datakit-auto-push".to_owned()).spawn(move || pusher.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -112,12 +135,17 @@ impl AutoPush {
     /// How it goes.
     pub fn status(&self) -> AutoPushStatus {
         let state = self.shared.lock();
-        AutoPushStatus { waiting: state.dirty.iter().cloned().collect(), ..state.status.clone() }
+        let waiting = state.dirty.union(&state.pushing).cloned().collect();
+        AutoPushStatus { waiting, ..state.status.clone() }
     }
-}
 
-impl Drop for AutoPush {
-    fn drop(&mut self) {
+    /// Ends it: what waits is pushed, unless the last push failed. Says how it went.
+    pub fn finish(mut self) -> AutoPushStatus {
+        self.end();
+        self.status()
+    }
+
+    fn end(&mut self) {
         let mut state = self.shared.lock();
         state.stops = true;
         if let Some(transfer) = state.status.last_failure.as_ref().and(state.transfer.as_ref()) {
@@ -132,6 +160,12 @@ impl Drop for AutoPush {
     }
 }
 
+impl Drop for AutoPush {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl std::fmt::Debug for AutoPush {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AutoPush").field("status", &self.status()).finish_non_exhaustive()
@@ -142,6 +176,7 @@ struct Pusher {
     shared: Arc<Shared>,
     remote: Remote,
     pace: Pace,
+    settle: Settle,
     log: Log,
 }
 
@@ -150,11 +185,12 @@ impl Pusher {
         let mut wait = self.pace.retry_first;
         while self.wait_for_work() {
             let is_last = !self.shared.rest(Instant::now() + self.pace.collect);
-            let branches = std::mem::take(&mut self.shared.lock().dirty);
+            let branches = self.shared.lock().take();
             match self.push(&branches) {
                 Ok(pushed) => {
                     wait = self.pace.retry_first;
                     let mut state = self.shared.lock();
+                    state.pushing.clear();
                     state.status.pushed += pushed;
                     state.status.last_failure = None;
                     drop(state);
@@ -162,6 +198,7 @@ impl Pusher {
                 }
                 Err(reason) => {
                     let mut state = self.shared.lock();
+                    state.pushing.clear();
                     state.dirty.extend(branches);
                     state.status.failures += 1;
                     state.status.last_failure = Some(reason.clone());
@@ -189,6 +226,7 @@ impl Pusher {
     }
 
     fn push(&self, branches: &BTreeSet<String>) -> Result<u64, String> {
+        (self.settle)()?;
         let repo = connect::open(&self.remote.git_dir).map_err(|error| super::error::chain(&error))?;
         let mut updates = Vec::new();
         for branch in branches {

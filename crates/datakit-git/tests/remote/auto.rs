@@ -22,9 +22,14 @@ fn what_changes_is_pushed_in_batches_and_what_goes_is_deleted() {
     let work = world.work("work", 1, &[]);
     let bare = world.bare("bare", &[]);
     let (sender, log) = channel();
-    let auto = AutoPush::start(remote(&work, &bare.display().to_string()), QUICK, move |line| {
-        sender.send(line.to_owned()).unwrap();
-    })
+    let auto = AutoPush::start(
+        remote(&work, &bare.display().to_string()),
+        QUICK,
+        || Ok(()),
+        move |line| {
+            sender.send(line.to_owned()).unwrap();
+        },
+    )
     .unwrap();
     for number in 0..10 {
         git(&work, &["branch", &format!("b{number}")]);
@@ -51,9 +56,14 @@ fn failures_are_seen_and_made_good() {
     let work = world.work("work", 1, &[]);
     let url = world.path("bare").display().to_string();
     let (sender, log) = channel();
-    let auto = AutoPush::start(remote(&work, &url), QUICK, move |line| {
-        let _ = sender.send(line.to_owned());
-    })
+    let auto = AutoPush::start(
+        remote(&work, &url),
+        QUICK,
+        || Ok(()),
+        move |line| {
+            let _ = sender.send(line.to_owned());
+        },
+    )
     .unwrap();
     let began = Instant::now();
     auto.changed("main");

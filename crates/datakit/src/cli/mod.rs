@@ -1,5 +1,6 @@
 //! The command line: one file per command, each with its `Arguments` and its `run`.
 
+mod auto_push;
 mod branch;
 mod change;
 mod doctor;

@@ -43,13 +43,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         read_only: arguments.read_only,
         ..MountOptions::default()
     };
+    let mut served = None;
     let wait: Box<dyn Fn(Duration) -> bool> = if arguments.source.contains("://") {
         let mount = remote(&arguments.source, &arguments.directory, options)?;
         Box::new(move |timeout| mount.wait_timeout(timeout))
     } else {
         let store = Store::open(&arguments.source, Options::default())
             .map_err(|error| Failure::usage(chain(&error)))?;
-        let service = Service::new(store, Logs::none());
+        let service = Service::new(store.clone(), Logs::none());
+        served = Some(store);
         let mount = service
             .mount(&arguments.directory, options)
             .map_err(|error| Failure::usage(error.to_string()))?;
@@ -61,12 +63,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             break;
         }
     }
+    drop(wait);
+    served.iter().for_each(Store::close);
     Ok(())
 }
 
 /// Mounts what a server publishes. Nothing but its own clients tells us of changes, so the kernel keeps little.
 fn remote(address: &str, directory: &Path, options: MountOptions) -> Result<Mount, Failure> {
-    let address = super::serve::address(address)?;
+    let address = super::serve::address(address).map_err(Failure::usage)?;
     let connection = Connection::open(&address, &ConnectOptions::default())
         .map_err(|error| Failure::other(format!("{address}: {}", chain(&error))))?;
     let options = MountOptions {

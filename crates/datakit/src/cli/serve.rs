@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use datakit::{FuseMount, Level, Logs, Service, Source};
-use datakit_git::remote::{AutoPush, Pace, Remote};
-use datakit_store::{Durability, Next, Options, Start, Store};
-use p9p::net::{Address, Server, ServerOptions};
+use datakit_store::{Durability, Options, Store};
+use p9p::net::{Address, AddressError, Server, ServerOptions};
 use p9p_fuse::MountOptions;
 
 use super::Failure;
+use super::auto_push::AutoPushing;
 use super::failure::chain;
 use super::prometheus;
 
@@ -80,9 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let _metrics =
         arguments.listen_prometheus.as_deref().map(|at| serve_metrics(&service, at)).transpose()?;
-    if let Some(url) = &arguments.auto_push {
-        auto_push(&service, url)?;
-    }
+    let pushing = arguments.auto_push.as_deref().map(|url| AutoPushing::start(&service, url)).transpose()?;
     let mount =
         arguments.fuse.as_deref().map(|path| mount(&service, path, arguments.allow_other)).transpose()?;
     let mut trouble = None;
@@ -95,7 +93,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
             None => thread::sleep(LOOK_EVERY),
         }
     }
+    // In this order, so that what is committed last is pushed, too, and everything is on disk in the end.
     drop(mount);
+    drop(server);
+    drop(pushing);
+    service.store().close();
     for address in &addresses {
         if let Address::Unix(path) = address {
             let _ = std::fs::remove_file(path);
@@ -133,12 +135,13 @@ fn addresses(arguments: &Arguments) -> Result<Vec<Address>, Failure> {
     if texts.is_empty() && arguments.fuse.is_none() {
         texts.push(LISTEN_DEFAULT.to_owned());
     }
-    texts.iter().map(|text| address(text)).collect()
+    let named = |text: &String| address(text).map_err(|error| Failure::usage(format!("--listen: {error}")));
+    texts.iter().map(named).collect()
 }
 
 /// An address, whose port is DataKit's unless it names one.
-pub fn address(text: &str) -> Result<Address, Failure> {
-    let mut address: Address = text.parse().map_err(|error| Failure::usage(format!("--listen: {error}")))?;
+pub fn address(text: &str) -> Result<Address, AddressError> {
+    let mut address: Address = text.parse()?;
     let names_port =
         text.trim_end_matches('/').rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     if let Address::Tcp { port, .. } = &mut address
@@ -202,32 +205,4 @@ fn serve_metrics(service: &Service, at: &str) -> Result<(), Failure> {
         .name("prometheus".into())
         .spawn(move || prometheus::serve(&listener, || service.metrics().text()));
     spawned.map(drop).map_err(|error| Failure::other(format!("no thread for --listen-prometheus: {error}")))
-}
-
-/// Pushes what changes from now on, in a thread that ends with the process.
-fn auto_push(service: &Service, url: &str) -> Result<(), Failure> {
-    let store = service.store().clone();
-    let directory = store.git_dir().ok_or_else(|| Failure::usage("--auto-push takes --git"))?;
-    let remote = Remote::new(directory, "auto-push", url)
-        .map_err(|error| Failure::usage(format!("--auto-push: {error}")))?;
-    let logged = service.clone();
-    let log = move |line: &str| logged.logs().log(Source::Remote, Level::Warning, || line.to_owned());
-    let push = AutoPush::start(remote, Pace::default(), log)
-        .map_err(|error| Failure::other(format!("--auto-push: {error}")))?;
-    let follow = move || {
-        let Ok(mut updates) = store.updates(None, Start::Now) else { return };
-        loop {
-            match updates.next(None) {
-                Ok(Next::Value(update)) => push.changed(&update.branch.to_string()),
-                Ok(Next::TimedOut) => {}
-                Ok(Next::Cancelled) => return,
-                Err(_) => match store.updates(None, Start::Now) {
-                    Ok(anew) => updates = anew,
-                    Err(_) => return,
-                },
-            }
-        }
-    };
-    let spawned = thread::Builder::new().name("auto-push".into()).spawn(follow);
-    spawned.map(drop).map_err(|error| Failure::other(format!("no thread for --auto-push: {error}")))
 }
