@@ -28,23 +28,23 @@ const ROWS: &[(&str, &str)] = &[
     ("watch-behind", "1 watcher, not durable, visible soon after: likewise"),
     ("watch-10000", "10,000 watchers of one path, the last one's, not durable, visible: likewise"),
     ("open", "a repository of a million objects: open, and open and a file read, ms"),
+    ("growth", "10,000 commits in a directory of 200 files: ours once packed, after git gc, bytes a commit"),
     ("diff", "100,000 files, 10 changes: ours, diff and merge, ms"),
 ];
 
-/// Measures all rows.
+/// Rows that are git's alone. Its diff and merge are taken with ours, in the same repository.
+const PEERS: &[&str] = &["plumbing", "fast-import"];
+
+/// Measures all rows, or some.
 pub fn datakit(arguments: &[&str]) -> Result<()> {
-    let runs = match arguments {
-        [] => RUNS,
-        ["--runs", n] => n.parse().with_context(|| format!("`{n}` is not a number of runs"))?,
-        other => bail!("`{}` is not understood; --runs N is", other.join(" ")),
-    };
+    let options = parse(arguments)?;
     crate::packages::ensure(&[("git", "git")])?;
     run(&mut cargo(&["build", "--release", "--quiet", "--package", "datakit-store", "--example", "rates"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     let (program, folder): (PathBuf, PathBuf) =
         (target.join("release/examples/rates"), target.join(format!("bench-datakit-{}", std::process::id())));
     std::fs::create_dir_all(&folder)?;
-    let result = rows(&program, &folder, runs);
+    let result = rows(&program, &folder, &options);
     std::fs::remove_dir_all(&folder)?;
     for (what, columns) in result? {
         let shown: Vec<String> = columns.iter().map(|column| median(column).to_string()).collect();
@@ -53,9 +53,47 @@ pub fn datakit(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Request<'a> {
+    runs: usize,
+    /// The rows by name, peers as well; none is all.
+    only: Vec<&'a str>,
+}
+
+impl Request<'_> {
+    fn wants(&self, row: &str) -> bool {
+        self.only.is_empty() || self.only.contains(&row)
+    }
+}
+
+fn parse<'a>(arguments: &[&'a str]) -> Result<Request<'a>> {
+    let mut request = Request { runs: RUNS, only: Vec::new() };
+    let mut rest = arguments;
+    while let [option, value, more @ ..] = rest {
+        match *option {
+            "--runs" => {
+                request.runs = value.parse().with_context(|| format!("`{value}` is not a number of runs"))?;
+            }
+            "--only" => request.only = value.split(',').collect(),
+            other => bail!("`{other}` is not understood; --runs N and --only ROW,ROW are"),
+        }
+        rest = more;
+    }
+    let known = |row: &&str| ROWS.iter().any(|(name, _)| name == row) || PEERS.contains(row);
+    if let Some(row) = request.only.iter().find(|row| !known(row)) {
+        let rows: Vec<&str> = ROWS.iter().map(|(name, _)| *name).chain(PEERS.iter().copied()).collect();
+        bail!("there is no row `{row}`; there are {}", rows.join(", "));
+    }
+    match rest {
+        [] => Ok(request),
+        [option, ..] => bail!("`{option}` wants a value"),
+    }
+}
+
 type Rows = Vec<(String, Vec<Vec<f64>>)>;
 
-fn rows(program: &Path, folder: &Path, runs: usize) -> Result<Rows> {
+fn rows(program: &Path, folder: &Path, request: &Request<'_>) -> Result<Rows> {
     let mut rows: Rows = Vec::new();
     let mut note = |what: &str, figures: Vec<f64>| {
         if !rows.iter().any(|(known, _)| known == what) {
@@ -67,22 +105,31 @@ fn rows(program: &Path, folder: &Path, runs: usize) -> Result<Rows> {
         }
     };
     let large = folder.join("large");
-    million(&large)?;
-    for turn in 0..runs {
-        for (row, what) in ROWS {
+    if request.wants("open") {
+        million(&large)?;
+    }
+    for turn in 0..request.runs {
+        for (row, what) in ROWS.iter().filter(|(row, _)| request.wants(row)) {
             let place = if *row == "open" { large.clone() } else { folder.join(format!("{row}-{turn}")) };
             let printed = output(Command::new(program).arg(place).arg(row))?;
             let figures = printed.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
             note(what, figures);
         }
-        note(
-            "durable, 1 client: git plumbing (peer), commits/s",
-            vec![plumbing(&folder.join(format!("p{turn}")))?],
-        );
-        note(
-            "not durable, visible to git, 1 client: git fast-import, a checkpoint each (peer), commits/s",
-            vec![fast_import(&folder.join(format!("i{turn}")))?],
-        );
+        if request.wants("plumbing") {
+            note(
+                "durable, 1 client: git plumbing (peer), commits/s",
+                vec![plumbing(&folder.join(format!("p{turn}")))?],
+            );
+        }
+        if request.wants("fast-import") {
+            note(
+                "not durable, visible to git, 1 client: git fast-import, a checkpoint each (peer), commits/s",
+                vec![fast_import(&folder.join(format!("i{turn}")))?],
+            );
+        }
+        if !request.wants("diff") {
+            continue;
+        }
         let tree = folder.join(format!("diff-{turn}"));
         let diff = milliseconds(git(&tree).args(["diff-tree", "-r", "other~1", "other"]))?;
         let merge = milliseconds(git(&tree).args(["merge-tree", "--write-tree", "main", "other"]))?;
