@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +26,18 @@ const DAEMON_PORT: u16 = 9418;
 
 /// A transport of any kind.
 pub type AnyTransport = Box<dyn Transport + Send>;
+
+/// `GIT_ASKPASS`, or `core.askPass`, if it is there.
+fn askpass(repo: &gix::Repository) -> Option<PathBuf> {
+    let from_environment = std::env::var_os("GIT_ASKPASS").map(PathBuf::from);
+    let configured = || repo.config_snapshot().trusted_path("core.askPass").ok().flatten();
+    let is_there = |program: &PathBuf| match program.components().count() {
+        1 => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .any(|folder| folder.join(program).is_file()),
+        _ => program.is_file(),
+    };
+    from_environment.or_else(configured).filter(is_there)
+}
 
 /// Opens the repository once more, so that it has everything that is on disk.
 pub fn open(git_dir: &Path) -> gix::Result<gix::Repository> {
@@ -81,8 +93,13 @@ fn daemon(url: &gix::Url, version: Protocol, transfer: &Transfer) -> std::io::Re
 pub fn options(repo: &gix::Repository, url: &gix::Url) -> gix::Result<Option<Box<dyn Any>>> {
     let mut options = repo.transport_options(url.to_bstring().as_bstr(), None)?;
     if let Some(http) = options.as_mut().and_then(|options| options.downcast_mut::<http::Options>()) {
+        let authorities = http.ssl_ca_info.as_deref().map(authorities).transpose()?;
+        let verifies = http.ssl_verify;
         let backend = http::reqwest::Options {
-            configure_client: Some(Box::new(|client| Ok(client.timeout(ANSWER_WITHIN)))),
+            configure_client: Some(Box::new(move |client| {
+                let client = client.timeout(ANSWER_WITHIN).tls_danger_accept_invalid_certs(!verifies);
+                Ok(authorities.iter().cloned().fold(client, reqwest::blocking::ClientBuilder::tls_certs_only))
+            })),
             configure_request: None,
         };
         http.backend = Some(Arc::new(Mutex::new(backend)));
@@ -90,7 +107,18 @@ pub fn options(repo: &gix::Repository, url: &gix::Url) -> gix::Result<Option<Box
     Ok(options)
 }
 
-/// Asks git's credential helpers, and nobody else.
+/// The certificates of a PEM file, which are trusted in place of the system's (`http.sslCAInfo`).
+fn authorities(path: &Path) -> gix::Result<Vec<reqwest::Certificate>> {
+    let failed = |error: &dyn std::fmt::Display| {
+        let text = format!("http.sslCAInfo: {}: {error}", path.display());
+        gix::Error::from_error(std::io::Error::other(text))
+    };
+    let pem = std::fs::read(path).map_err(|error| failed(&error))?;
+    reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| failed(&error))
+}
+
+/// Asks git's credential helpers, and then the program for passwords that git is configured with, if it is. Nobody is
+/// asked on a terminal, nor by ssh's program for passwords, which may open a window.
 pub fn credentials(
     repo: &gix::Repository,
 ) -> impl FnMut(helper::Action) -> gix::Result<Option<protocol::Outcome>> + use<> {
@@ -100,8 +128,10 @@ pub fn credentials(
         if let helper::Action::Get(protocol::Context { url: Some(url), .. }) = &action {
             let url = gix::url::parse(url.as_bstr())?;
             let (cascade, _, mut prompt) = repo.config_snapshot().credential_helpers(url)?;
-            prompt.mode = gix::prompt::Mode::Disable;
-            prompt.askpass = None;
+            prompt.askpass = askpass(&repo);
+            // `Hidden` asks that program, and a terminal only where it cannot be run.
+            let asks = prompt.askpass.is_some();
+            prompt.mode = if asks { gix::prompt::Mode::Hidden } else { gix::prompt::Mode::Disable };
             asked = Some((cascade, prompt));
         }
         match &mut asked {

@@ -5,7 +5,8 @@
 //! decides which objects the other side lacks, `report` reads what it says. A [`Transfer`] is watched and cancelled from
 //! other threads.
 //!
-//! Nothing here asks a person: credentials come from git's credential helpers and ssh's agent, or the call fails.
+//! Nothing here asks a person: credentials come from git's credential helpers, its program for passwords and ssh's agent,
+//! or the call fails.
 
 mod auto;
 mod connect;

@@ -4,6 +4,7 @@
 
 mod auto;
 mod cancel;
+mod credentials;
 mod servers;
 mod transfers;
 mod world;

@@ -1,12 +1,18 @@
-//! Servers that are git's own: the daemon, `http-backend` behind a few lines of HTTP, and ssh without the network.
+//! Servers that are git's own: the daemon, `http-backend` behind a few lines of HTTP, with TLS and without, and ssh without
+//! the network.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use base64::Engine as _;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::world::{World, git};
 
@@ -14,7 +20,8 @@ use super::world::{World, git};
 pub enum Server {
     File(PathBuf),
     Daemon(Child, u16),
-    Web(u16),
+    Web(u16, Arc<Authority>),
+    Secure(u16, Arc<Authority>),
     Ssh(PathBuf, PathBuf),
 }
 
@@ -22,7 +29,10 @@ impl Server {
     /// All ways to the repositories of `world`.
     pub fn all(world: &World) -> Vec<Self> {
         let folder = world.folder.path();
-        vec![Self::File(folder.to_owned()), Self::daemon(folder), Self::web(folder), Self::ssh(world)]
+        let mut all =
+            vec![Self::File(folder.to_owned()), Self::daemon(folder), Self::web(folder), Self::ssh(world)];
+        all.extend(Self::secure(world));
+        all
     }
 
     /// The URL of `name`. `work` is told how to get there, where that is needed.
@@ -30,7 +40,11 @@ impl Server {
         match self {
             Self::File(folder) => format!("file://{}/{name}", folder.display()),
             Self::Daemon(_, port) => format!("git://127.0.0.1:{port}/{name}"),
-            Self::Web(port) => format!("http://127.0.0.1:{port}/{name}"),
+            Self::Web(port, _) => format!("http://127.0.0.1:{port}/{name}"),
+            Self::Secure(port, authority) => {
+                git(work, &["config", "http.sslCAInfo", &authority.certificate.display().to_string()]);
+                format!("https://localhost:{port}/{name}")
+            }
             Self::Ssh(folder, program) => {
                 git(work, &["config", "core.sshCommand", &program.display().to_string()]);
                 format!("ssh://somebody@far.example/{}/{name}", folder.display())
@@ -42,7 +56,8 @@ impl Server {
         match self {
             Self::File(_) => "file",
             Self::Daemon(..) => "git",
-            Self::Web(_) => "http",
+            Self::Web(..) => "http",
+            Self::Secure(..) => "https",
             Self::Ssh(..) => "ssh",
         }
     }
@@ -81,18 +96,93 @@ impl Server {
         Self::Ssh(world.folder.path().to_owned(), program)
     }
 
-    fn web(folder: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let folder = folder.to_owned();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let folder = folder.clone();
-                thread::spawn(move || while answer(&stream, &folder).unwrap_or(false) {});
-            }
-        });
-        Self::Web(port)
+    /// Over plain HTTP.
+    pub fn web(folder: &Path) -> Self {
+        let authority = Arc::new(Authority::default());
+        Self::Web(serve(folder, None, &authority), authority)
     }
+
+    /// Over TLS, with a certificate made for it. `None`, having said why, where there is no openssl.
+    pub fn secure(world: &World) -> Option<Self> {
+        let (authority, config) = Authority::make(&world.path("authority"))?;
+        let authority = Arc::new(authority);
+        Some(Self::Secure(serve(world.folder.path(), Some(config), &authority), authority))
+    }
+
+    /// What was sent by who was asked for a password.
+    pub fn passwords(&self) -> Vec<String> {
+        match self {
+            Self::Web(_, authority) | Self::Secure(_, authority) => authority.seen.lock().unwrap().clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Name and password at the door of `/private/`.
+pub const LOGIN: (&str, &str) = ("somebody", "open sesame");
+
+/// Who made a certificate; and what was seen at the door.
+#[derive(Default)]
+pub struct Authority {
+    pub certificate: PathBuf,
+    seen: Mutex<Vec<String>>,
+}
+
+impl Authority {
+    fn make(folder: &Path) -> Option<(Self, rustls::ServerConfig)> {
+        if Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_err() {
+            println!("SKIP: no openssl, so no https");
+            return None;
+        }
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost\n").unwrap();
+        let openssl = |arguments: &str| {
+            let mut command = Command::new("openssl");
+            command.current_dir(folder).args(arguments.split_whitespace()).stderr(Stdio::null());
+            assert!(command.status().unwrap().success(), "openssl {arguments}");
+        };
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj";
+        openssl(&format!("req -x509 {key} /CN=authority -keyout ca.key -out ca.pem -days 2"));
+        openssl(&format!("req {key} /CN=localhost -keyout key.pem -out request.pem"));
+        let signed = "-CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out server.pem -days 2";
+        openssl(&format!("x509 -req -in request.pem {signed}"));
+        let chain = CertificateDer::pem_file_iter(folder.join("server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.map(Result::unwrap).collect(), key)
+            .unwrap();
+        Some((Self { certificate: folder.join("ca.pem"), seen: Mutex::default() }, config))
+    }
+}
+
+/// Serves the repositories of a folder; the port.
+fn serve(folder: &Path, config: Option<rustls::ServerConfig>, authority: &Arc<Authority>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (folder, authority, config) = (folder.to_owned(), Arc::clone(authority), config.map(Arc::new));
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (folder, authority, config) = (folder.clone(), Arc::clone(&authority), config.clone());
+            thread::spawn(move || match config {
+                None => talk(stream, &folder, &authority),
+                Some(config) => {
+                    let connection = rustls::ServerConnection::new(config).unwrap();
+                    talk(rustls::StreamOwned::new(connection, stream), &folder, &authority);
+                }
+            });
+        }
+    });
+    port
+}
+
+/// Answers requests until the other side has had enough.
+fn talk(stream: impl Read + Write, folder: &Path, authority: &Authority) {
+    let mut stream = BufReader::new(stream);
+    while answer(&mut stream, folder, authority).unwrap_or(false) {}
 }
 
 impl Drop for Server {
@@ -105,8 +195,11 @@ impl Drop for Server {
 }
 
 /// Answers one request by `git http-backend`; whether another may follow.
-fn answer(stream: &TcpStream, folder: &Path) -> std::io::Result<bool> {
-    let mut reader = BufReader::new(stream.try_clone()?);
+fn answer(
+    reader: &mut BufReader<impl Read + Write>,
+    folder: &Path,
+    authority: &Authority,
+) -> std::io::Result<bool> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(false);
@@ -124,13 +217,19 @@ fn answer(stream: &TcpStream, folder: &Path) -> std::io::Result<bool> {
     }
     let header =
         |name: &str| headers.iter().find(|(found, _)| found == name).map_or("", |(_, value)| value.as_str());
-    if target.starts_with("/locked") {
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", LOGIN.0, LOGIN.1));
+    let is_known = header("authorization") == format!("Basic {login}");
+    if !header("authorization").is_empty() {
+        authority.seen.lock().unwrap().push(header("authorization").to_owned());
+    }
+    if target.starts_with("/locked") || (target.starts_with("/private") && !is_known) {
         let refusal =
             "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n";
-        (&*stream).write_all(refusal.as_bytes())?;
+        reader.get_mut().write_all(refusal.as_bytes())?;
         return Ok(true);
     }
-    let body = body(&mut reader, header("transfer-encoding"), header("content-length"))?;
+    let target = target.trim_start_matches("/private").to_owned();
+    let body = body(reader, header("transfer-encoding"), header("content-length"))?;
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let mut child = Command::new("git")
         .arg("http-backend")
@@ -157,7 +256,8 @@ fn answer(stream: &TcpStream, folder: &Path) -> std::io::Result<bool> {
     let status = head.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");
     let mut out = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{head}", said.len() - end).into_bytes();
     out.extend_from_slice(&said[end..]);
-    (&*stream).write_all(&out)?;
+    reader.get_mut().write_all(&out)?;
+    reader.get_mut().flush()?;
     Ok(true)
 }
 

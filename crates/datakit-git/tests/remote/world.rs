@@ -12,13 +12,38 @@ pub struct World {
     pub folder: tempfile::TempDir,
 }
 
-/// Says why a test does nothing, when there is no git.
+/// Says why a test does nothing, when there is no git, or when it was run elsewhere.
 pub fn has_git() -> bool {
     let has = Command::new("git").arg("--version").stdout(Stdio::null()).status().is_ok();
     if !has {
         println!("SKIP: no git");
     }
-    has
+    has && !was_run_elsewhere()
+}
+
+/// What goes before `http.sslCAInfo` and its like.
+const TRUST: [&str; 2] = ["GIT_SSL_CAINFO", "GIT_SSL_NO_VERIFY"];
+
+/// Where the environment says whom git trusts, the test is run in a process that does not have that.
+fn was_run_elsewhere() -> bool {
+    if TRUST.iter().all(|name| std::env::var_os(name).is_none()) {
+        return false;
+    }
+    let thread = std::thread::current();
+    let Some(test) = thread.name().filter(|name| *name != "main") else {
+        println!("SKIP: {TRUST:?} say whom git trusts, and the test's name is not known");
+        return true;
+    };
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    for name in TRUST {
+        command.env_remove(name);
+    }
+    let output = command.args(["--exact", test, "--nocapture"]).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    println!("{said}");
+    assert!(output.status.success() && said.contains("1 passed"), "{test} failed elsewhere");
+    true
 }
 
 /// A git command in `folder`, untouched by the configuration of whoever runs the tests.
