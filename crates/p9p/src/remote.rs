@@ -4,6 +4,7 @@
 //! EXDEV for renames out of a directory, which 9P2000 and .u do not have.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::client::{ClientError, Listed};
@@ -100,7 +101,12 @@ impl RemoteNode {
     }
 
     fn file(held: Held, is_directory: bool) -> Arc<dyn OpenFile> {
-        Arc::new(RemoteFile { held, is_directory, listed: Mutex::default() })
+        Arc::new(RemoteFile {
+            held,
+            is_directory,
+            paused_at: AtomicU64::new(NOWHERE),
+            listed: Mutex::default(),
+        })
     }
 
     /// Another node, if it is of a server, which is then taken to be this one.
@@ -206,9 +212,15 @@ impl Node for RemoteNode {
     }
 }
 
+/// No offset.
+const NOWHERE: u64 = u64::MAX;
+
 struct RemoteFile {
     held: Held,
     is_directory: bool,
+    /// Where the last read ended that gave less than was asked for. A stream may then give nothing once, so that a kernel's
+    /// client hands out what there is, and go on: its end is where it gives nothing twice.
+    paused_at: AtomicU64,
     /// A directory's entries in the dialects that do not let one begin in the middle.
     listed: Mutex<Option<Vec<Listed>>>,
 }
@@ -240,7 +252,17 @@ impl OpenFile for RemoteFile {
         if self.is_directory {
             return Err(Errno::EISDIR);
         }
-        answer(self.connection().read_or_cancel(self.held.fid, offset, buffer, cancel))
+        let read = |buffer: &mut [u8]| {
+            answer(self.connection().read_or_cancel(self.held.fid, offset, buffer, cancel))
+        };
+        let mut count = read(buffer)?;
+        if count == 0 && self.paused_at.load(Ordering::Relaxed) == offset {
+            count = read(buffer)?;
+        }
+        let is_short = count > 0 && count < buffer.len();
+        let pause = if is_short { offset.saturating_add(count as u64) } else { NOWHERE };
+        self.paused_at.store(pause, Ordering::Relaxed);
+        Ok(count)
     }
 
     fn write(&self, offset: u64, bytes: &[u8], _cancel: &Cancel) -> Answer<usize> {
