@@ -47,9 +47,16 @@ impl Intent {
     }
 }
 
+impl Intent {
+    /// Nothing is to be locked any more.
+    pub fn end(&self) {
+        fs::remove_file(&self.path).ok();
+    }
+}
+
 impl Drop for Intent {
     fn drop(&mut self) {
-        fs::remove_file(&self.path).ok();
+        self.end();
     }
 }
 

@@ -318,6 +318,10 @@ impl Backend for Repository {
         for thread in [upkeep, watch].into_iter().flatten().filter(|thread| !is_this(thread)) {
             thread.join().ok();
         }
+        // What could not be written stays noted, for the next start.
+        if self.writer.trouble().is_none() {
+            self.writer.end();
+        }
     }
 }
 

@@ -231,6 +231,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Leaves nothing behind, when all is written.
+    pub fn end(&self) {
+        self.intent.end();
+    }
+
     /// Notes what is locked, or about to be.
     pub fn note<'a>(&self, moves: impl Iterator<Item = Noted<'a>>) -> Result<(), WriteError> {
         self.intent.note(moves).map_err(failed("what is to be locked cannot be noted"))

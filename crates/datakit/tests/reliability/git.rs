@@ -78,6 +78,39 @@ fn git_pushes_collects_and_repacks_meanwhile() {
 }
 
 #[test]
+fn git_finds_nothing_wrong_while_clients_commit() {
+    let world = World::new();
+    let server = Server::start(&world, "socket", &[]);
+    server.connect().branch("main").unwrap().update(|t| t.write("start", b"x")).unwrap();
+    let stop = AtomicBool::new(false);
+    let (checks, commits) = thread::scope(|scope| {
+        let committing: Vec<_> = (0..2)
+            .map(|client| {
+                let (datakit, stop) = (server.connect(), &stop);
+                scope.spawn(move || {
+                    let main = datakit.branch("main").unwrap();
+                    let mut done = 0;
+                    while !stop.load(Ordering::SeqCst) {
+                        let file = format!("c{client}/f{}", done % 50);
+                        main.update_with(PATIENT, |t| t.write(&file, done.to_string().as_bytes())).unwrap();
+                        done += 1;
+                    }
+                    done
+                })
+            })
+            .collect();
+        let checks = rounds(3, 150);
+        let checked =
+            thread::scope(|inner| inner.spawn(|| (0..checks).for_each(|_| fsck(&world.repo))).join());
+        // Also when it failed: the others would go on for ever.
+        stop.store(true, Ordering::SeqCst);
+        checked.unwrap();
+        (checks, committing.into_iter().map(|client| client.join().unwrap()).sum::<usize>())
+    });
+    println!("{checks} checks during {commits} commits");
+}
+
+#[test]
 fn a_push_is_seen_by_watches() {
     let world = World::new();
     let server = Server::start(&world, "socket", &[]);

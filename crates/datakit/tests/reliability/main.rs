@@ -9,6 +9,7 @@ mod fsync;
 mod git;
 mod history;
 mod kill;
+mod large;
 mod linear;
 mod watchers;
 #[path = "../world/mod.rs"]
