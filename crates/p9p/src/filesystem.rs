@@ -115,8 +115,10 @@ pub trait Filesystem: Send + Sync {
 /// A file of any kind, not open. Cheap to keep: a client keeps one for each file it knows.
 ///
 /// Calls that a kind of node cannot do fail as the system call does (ENOTDIR, EINVAL, EOPNOTSUPP); a node that is
-/// given another service's node answers EXDEV.
+/// given another service's node answers EXDEV. What a service does not implement is refused, as on a file system that is
+/// mounted read-only and has neither links nor extended attributes.
 #[expect(clippy::missing_errors_doc, reason = "all fail with the errno of the system call of their name")]
+#[expect(unused_variables, reason = "the names of arguments are for those who implement it")]
 pub trait Node: Any + Send + Sync {
     /// Its identity, as of when it was walked to.
     fn qid(&self) -> Qid;
@@ -127,53 +129,93 @@ pub trait Node: Any + Send + Sync {
     /// Attributes; `mask` says which are wanted, see [`getattr`](crate::stat::getattr).
     fn attributes(&self, mask: u64) -> Answer<Attributes>;
 
-    /// Changes attributes. `open` is what the client opened through the same fid, if it did.
-    fn set_attributes(&self, change: &SetAttributes, open: Option<&dyn OpenFile>) -> Answer<()>;
-
     /// Opens it.
     fn open(&self, flags: OpenFlags) -> Answer<Arc<dyn OpenFile>>;
 
+    /// What changes are answered with that are not implemented.
+    fn refusal(&self) -> Errno {
+        Errno::EROFS
+    }
+
+    /// Changes attributes. `open` is what the client opened through the same fid, if it did.
+    fn set_attributes(&self, change: &SetAttributes, open: Option<&dyn OpenFile>) -> Answer<()> {
+        Err(self.refusal())
+    }
+
+    /// Brings to the disk what was opened from it: content, and unless `data_only` attributes.
+    fn sync(&self, open: &dyn OpenFile, data_only: bool) -> Answer<()> {
+        open.sync(data_only)
+    }
+
     /// Creates (or, without EXCL, opens) the regular file `name` in this directory.
-    fn create(&self, name: &[u8], flags: OpenFlags, mode: u32, gid: u32) -> Answer<Created>;
+    fn create(&self, name: &[u8], flags: OpenFlags, mode: u32, gid: u32) -> Answer<Created> {
+        Err(self.refusal())
+    }
 
     /// Where this symbolic link points.
-    fn read_link(&self) -> Answer<Vec<u8>>;
+    fn read_link(&self) -> Answer<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
 
     /// Makes the directory `name` in this directory.
-    fn make_directory(&self, name: &[u8], mode: u32, gid: u32) -> Answer<Qid>;
+    fn make_directory(&self, name: &[u8], mode: u32, gid: u32) -> Answer<Qid> {
+        Err(self.refusal())
+    }
 
     /// Makes the symbolic link `name` in this directory.
-    fn make_symlink(&self, name: &[u8], target: &[u8], gid: u32) -> Answer<Qid>;
+    fn make_symlink(&self, name: &[u8], target: &[u8], gid: u32) -> Answer<Qid> {
+        Err(self.refusal())
+    }
 
     /// Makes a file, FIFO, socket or device `name` in this directory.
-    fn make_node(&self, name: &[u8], spec: &NodeSpec) -> Answer<Qid>;
+    fn make_node(&self, name: &[u8], spec: &NodeSpec) -> Answer<Qid> {
+        Err(self.refusal())
+    }
 
     /// Makes the entry `name` of this directory another name of `target`.
-    fn link(&self, target: &dyn Node, name: &[u8]) -> Answer<()>;
+    fn link(&self, target: &dyn Node, name: &[u8]) -> Answer<()> {
+        Err(self.refusal())
+    }
 
     /// Moves the entry `old_name` of this directory to `new_name` of `directory`.
-    fn rename_entry(&self, old_name: &[u8], directory: &dyn Node, new_name: &[u8]) -> Answer<()>;
+    fn rename_entry(&self, old_name: &[u8], directory: &dyn Node, new_name: &[u8]) -> Answer<()> {
+        Err(self.refusal())
+    }
 
     /// Moves this node to `name` of `directory`.
-    fn rename(&self, directory: &dyn Node, name: &[u8]) -> Answer<()>;
+    fn rename(&self, directory: &dyn Node, name: &[u8]) -> Answer<()> {
+        Err(self.refusal())
+    }
 
     /// Removes the entry `name` of this directory: a directory exactly if `is_directory`.
-    fn unlink(&self, name: &[u8], is_directory: bool) -> Answer<()>;
+    fn unlink(&self, name: &[u8], is_directory: bool) -> Answer<()> {
+        Err(self.refusal())
+    }
 
     /// Removes this node from its directory.
-    fn remove(&self) -> Answer<()>;
+    fn remove(&self) -> Answer<()> {
+        Err(self.refusal())
+    }
 
     /// Totals of the file system it is on.
-    fn statfs(&self) -> Answer<StatFs>;
+    fn statfs(&self) -> Answer<StatFs> {
+        Ok(StatFs { kind: StatFs::V9FS_MAGIC, block_size: 4096, name_bytes_max: 255, ..StatFs::default() })
+    }
 
     /// The value of the extended attribute `name`.
-    fn xattr(&self, name: &[u8]) -> Answer<Vec<u8>>;
+    fn xattr(&self, name: &[u8]) -> Answer<Vec<u8>> {
+        Err(Errno::ENODATA)
+    }
 
     /// The names of the extended attributes, each with a NUL after it.
-    fn xattr_names(&self) -> Answer<Vec<u8>>;
+    fn xattr_names(&self) -> Answer<Vec<u8>> {
+        Ok(Vec::new())
+    }
 
     /// Sets an extended attribute; no value removes it.
-    fn set_xattr(&self, name: &[u8], value: Option<&[u8]>, flags: XattrFlags) -> Answer<()>;
+    fn set_xattr(&self, name: &[u8], value: Option<&[u8]>, flags: XattrFlags) -> Answer<()> {
+        Err(self.refusal())
+    }
 }
 
 /// What [`Node::create`] makes.
@@ -185,11 +227,17 @@ pub struct Created {
 }
 
 /// An open file or directory. Closed when the last reference is dropped.
+///
+/// What a service does not implement is answered as of a directory that cannot be listed: a file implements `read` or
+/// `poll_read`, a directory `read_directory`. There is nothing to sync then, and nobody gets a lock.
 #[expect(clippy::missing_errors_doc, reason = "all fail with the errno of the system call of their name")]
+#[expect(unused_variables, reason = "the names of arguments are for those who implement it")]
 pub trait OpenFile: Any + Send + Sync {
     /// Reads at `offset` into the front of `buffer`, which has as many bytes as the client wants and the reply can
     /// take; 0 is the end. May wait, until `cancel` says that nobody does (then EINTR).
-    fn read(&self, offset: u64, buffer: &mut [u8], cancel: &Cancel) -> Answer<usize>;
+    fn read(&self, offset: u64, buffer: &mut [u8], cancel: &Cancel) -> Answer<usize> {
+        Err(Errno::EISDIR)
+    }
 
     /// [`OpenFile::read`] for files that are waited on: does not wait. `Pending` is that there is nothing yet; the file
     /// then keeps a clone of `waker` and wakes it once when asking again is worth it, from any thread, and the server
@@ -206,25 +254,34 @@ pub trait OpenFile: Any + Send + Sync {
         cancel: &Cancel,
         waker: &Waker,
     ) -> Poll<Answer<usize>> {
-        let _ = waker;
         Poll::Ready(self.read(offset, buffer, cancel))
     }
 
     /// Writes at `offset`; fewer bytes than given is no error.
-    fn write(&self, offset: u64, bytes: &[u8], cancel: &Cancel) -> Answer<usize>;
+    fn write(&self, offset: u64, bytes: &[u8], cancel: &Cancel) -> Answer<usize> {
+        Err(Errno::EBADF)
+    }
 
     /// Lists entries after the one whose cookie is `offset` (0: from the start) until there is no more room.
     /// None is the end.
-    fn read_directory(&self, offset: u64, entries: &mut Entries<'_>) -> Answer<()>;
+    fn read_directory(&self, offset: u64, entries: &mut Entries<'_>) -> Answer<()> {
+        Err(Errno::ENOTDIR)
+    }
 
     /// Brings content, and unless `data_only` attributes, to the disk.
-    fn sync(&self, data_only: bool) -> Answer<()>;
+    fn sync(&self, data_only: bool) -> Answer<()> {
+        Ok(())
+    }
 
     /// Takes or gives back a lock. Never waits.
-    fn lock(&self, kind: LockKind, range: &LockRange<'_>) -> Answer<LockStatus>;
+    fn lock(&self, kind: LockKind, range: &LockRange<'_>) -> Answer<LockStatus> {
+        Ok(LockStatus::Error)
+    }
 
     /// The first lock in the way of this one, its owner's client name copied out; `None` when there is none.
-    fn conflicting_lock(&self, kind: LockKind, range: &LockRange<'_>) -> Answer<Option<HeldLock>>;
+    fn conflicting_lock(&self, kind: LockKind, range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
+        Ok(None)
+    }
 }
 
 /// A lock that somebody holds.

@@ -165,6 +165,11 @@ record! {
     }
 }
 
+impl StatFs {
+    /// The magic number that statfs(2) gives of 9P on Linux (`V9FS_MAGIC`).
+    pub const V9FS_MAGIC: u32 = 0x0102_1997;
+}
+
 /// What a lock does (`P9_LOCK_TYPE_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LockKind(pub u8);

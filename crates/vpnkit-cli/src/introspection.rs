@@ -4,18 +4,10 @@
 use std::sync::Arc;
 
 use p9p::Errno;
-use p9p::filesystem::{
-    Answer, Attach, Cancel, Created, Entries, Filesystem, HeldLock, Node, NodeSpec, OpenFile, OpenFlags,
-    XattrFlags,
-};
+use p9p::filesystem::{Answer, Attach, Cancel, Entries, Filesystem, Node, OpenFile, OpenFlags};
 use p9p::qid::{Qid, QidKind};
-use p9p::stat::{
-    Attributes, DirectoryEntry, LockKind, LockRange, LockStatus, SetAttributes, StatFs, getattr,
-};
+use p9p::stat::{Attributes, DirectoryEntry, getattr};
 use vpnkit_control::{Api, diagnostics};
-
-/// Linux's magic number of 9P.
-const V9FS_MAGIC: u32 = 0x0102_1997;
 
 /// The service.
 pub struct StateFiles(pub Api);
@@ -30,10 +22,6 @@ impl Filesystem for StateFiles {
 struct StateNode {
     api: Api,
     path: String,
-}
-
-fn read_only<T>() -> Answer<T> {
-    Err(Errno::EROFS)
 }
 
 fn is_file(path: &str) -> bool {
@@ -103,13 +91,9 @@ impl Node for StateNode {
         })
     }
 
-    fn set_attributes(&self, _change: &SetAttributes, _open: Option<&dyn OpenFile>) -> Answer<()> {
-        read_only()
-    }
-
     fn open(&self, flags: OpenFlags) -> Answer<Arc<dyn OpenFile>> {
         if flags.mutates() {
-            return read_only();
+            return Err(self.refusal());
         }
         let mut children = Vec::new();
         if !is_file(&self.path) {
@@ -117,62 +101,6 @@ impl Node for StateNode {
             children.extend(names(&self.path).into_iter().map(|name| (name, qid(&joined(&self.path, name)))));
         }
         Ok(Arc::new(OpenState { content: self.content(), children }))
-    }
-
-    fn create(&self, _name: &[u8], _flags: OpenFlags, _mode: u32, _gid: u32) -> Answer<Created> {
-        read_only()
-    }
-
-    fn read_link(&self) -> Answer<Vec<u8>> {
-        Err(Errno::EINVAL)
-    }
-
-    fn make_directory(&self, _name: &[u8], _mode: u32, _gid: u32) -> Answer<Qid> {
-        read_only()
-    }
-
-    fn make_symlink(&self, _name: &[u8], _target: &[u8], _gid: u32) -> Answer<Qid> {
-        read_only()
-    }
-
-    fn make_node(&self, _name: &[u8], _spec: &NodeSpec) -> Answer<Qid> {
-        read_only()
-    }
-
-    fn link(&self, _target: &dyn Node, _name: &[u8]) -> Answer<()> {
-        read_only()
-    }
-
-    fn rename_entry(&self, _old: &[u8], _directory: &dyn Node, _new: &[u8]) -> Answer<()> {
-        read_only()
-    }
-
-    fn rename(&self, _directory: &dyn Node, _name: &[u8]) -> Answer<()> {
-        read_only()
-    }
-
-    fn unlink(&self, _name: &[u8], _is_directory: bool) -> Answer<()> {
-        read_only()
-    }
-
-    fn remove(&self) -> Answer<()> {
-        read_only()
-    }
-
-    fn statfs(&self) -> Answer<StatFs> {
-        Ok(StatFs { kind: V9FS_MAGIC, block_size: 4096, name_bytes_max: 255, ..StatFs::default() })
-    }
-
-    fn xattr(&self, _name: &[u8]) -> Answer<Vec<u8>> {
-        Err(Errno::ENODATA)
-    }
-
-    fn xattr_names(&self) -> Answer<Vec<u8>> {
-        Ok(Vec::new())
-    }
-
-    fn set_xattr(&self, _name: &[u8], _value: Option<&[u8]>, _flags: XattrFlags) -> Answer<()> {
-        read_only()
     }
 }
 
@@ -190,10 +118,6 @@ impl OpenFile for OpenState {
         Ok(count)
     }
 
-    fn write(&self, _offset: u64, _bytes: &[u8], _cancel: &Cancel) -> Answer<usize> {
-        Err(Errno::EBADF)
-    }
-
     fn read_directory(&self, offset: u64, entries: &mut Entries<'_>) -> Answer<()> {
         let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
         for (index, (name, qid)) in self.children.iter().enumerate().skip(skipped) {
@@ -204,17 +128,5 @@ impl OpenFile for OpenState {
             }
         }
         Ok(())
-    }
-
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<LockStatus> {
-        Ok(LockStatus::Error)
-    }
-
-    fn conflicting_lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
     }
 }

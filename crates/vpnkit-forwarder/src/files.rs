@@ -97,8 +97,12 @@ fn not_found<T>() -> Answer<T> {
     Err(Errno::ENOENT.with_text("file not found"))
 }
 
+fn refusal() -> Errno {
+    Errno::EACCES.with_text("permission denied")
+}
+
 fn not_permitted<T>() -> Answer<T> {
-    Err(Errno::EACCES.with_text("permission denied"))
+    Err(refusal())
 }
 
 impl Shared {

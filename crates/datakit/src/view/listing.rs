@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use p9p::Errno;
-use p9p::filesystem::{Answer, Cancel, Entries, HeldLock, OpenFile};
+use p9p::filesystem::{Answer, Entries, OpenFile};
 use p9p::qid::{Qid, QidKind};
-use p9p::stat::{DirectoryEntry, LockKind, LockRange, LockStatus};
+use p9p::stat::DirectoryEntry;
 
 use super::item::Kind;
 
@@ -45,14 +45,6 @@ impl OpenDirectory {
 }
 
 impl OpenFile for OpenDirectory {
-    fn read(&self, _offset: u64, _buffer: &mut [u8], _cancel: &Cancel) -> Answer<usize> {
-        Err(Errno::EISDIR.with_text("Is a directory"))
-    }
-
-    fn write(&self, _offset: u64, _bytes: &[u8], _cancel: &Cancel) -> Answer<usize> {
-        Err(Errno::EBADF)
-    }
-
     fn read_directory(&self, offset: u64, entries: &mut Entries<'_>) -> Answer<()> {
         let mut position = offset;
         loop {
@@ -86,17 +78,5 @@ impl OpenFile for OpenDirectory {
                 Some(true) => position = next,
             }
         }
-    }
-
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<LockStatus> {
-        Ok(LockStatus::Error)
-    }
-
-    fn conflicting_lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
     }
 }

@@ -10,7 +10,6 @@ pub(crate) mod node;
 mod remote;
 mod snapshot;
 mod stream;
-mod synced;
 mod text;
 mod transaction;
 mod tree;

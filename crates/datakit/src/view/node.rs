@@ -9,12 +9,9 @@ use p9p::qid::{Qid, QidKind};
 use p9p::stat::{Attributes, SetAttributes, StatFs, Time, getattr, setattr};
 use p9p_fuse::Caching;
 
-use super::attached::Attached;
+use super::attached::{Attached, write_failed};
 use super::item::{Change, Found, Item, Kind};
-use super::synced::Synced;
 
-/// Linux's magic number of 9P.
-const V9FS_MAGIC: u32 = 0x0102_1997;
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -169,10 +166,7 @@ impl Node for ViewNode {
             Kind::File | Kind::Executable if flags.contains(OpenFlags::DIRECTORY) => {
                 Err(Errno::ENOTDIR.with_text("Is not a directory"))
             }
-            _ => {
-                let file = self.item.open(flags, self.number)?;
-                Ok(if self.item.is_published() { Synced::over(file, &self.attached.store) } else { file })
-            }
+            _ => self.item.open(flags, self.number),
         }
     }
 
@@ -183,6 +177,15 @@ impl Node for ViewNode {
         let node = self.find(name)?;
         let file = node.open(flags)?;
         Ok(Created { node, file })
+    /// Any file of what is published will do, as with sync(1): there is one journal for all. Of a transaction there is
+    /// nothing to keep before the commit.
+    fn sync(&self, open: &dyn OpenFile, data_only: bool) -> Answer<()> {
+        if self.item.is_published() {
+            return self.attached.store.sync().map_err(|error| write_failed(&error));
+        }
+        open.sync(data_only)
+    }
+
     }
 
     fn read_link(&self) -> Answer<Vec<u8>> {
@@ -238,7 +241,7 @@ impl Node for ViewNode {
 
     fn statfs(&self) -> Answer<StatFs> {
         Ok(StatFs {
-            kind: V9FS_MAGIC,
+            kind: StatFs::V9FS_MAGIC,
             block_size: 4096,
             blocks: 1 << 40,
             blocks_free: 1 << 39,
@@ -252,10 +255,6 @@ impl Node for ViewNode {
 
     fn xattr(&self, _name: &[u8]) -> Answer<Vec<u8>> {
         Err(Errno::EOPNOTSUPP)
-    }
-
-    fn xattr_names(&self) -> Answer<Vec<u8>> {
-        Ok(Vec::new())
     }
 
     fn set_xattr(&self, _name: &[u8], _value: Option<&[u8]>, _flags: XattrFlags) -> Answer<()> {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 use p9p::Errno;
-use p9p::filesystem::{Answer, Cancel, HeldLock, OpenFile, OpenFlags, wait_for};
-use p9p::stat::{LockKind, LockRange, LockStatus, SetAttributes};
+use p9p::filesystem::{Answer, Cancel, OpenFile, OpenFlags, wait_for};
+use p9p::stat::SetAttributes;
 use p9p_fuse::Caching;
 
 use super::attached::Transport;
@@ -129,21 +129,5 @@ impl OpenFile for OpenStream {
 
     fn write(&self, _offset: u64, _bytes: &[u8], _cancel: &Cancel) -> Answer<usize> {
         item::read_only_file()
-    }
-
-    fn read_directory(&self, _offset: u64, _entries: &mut p9p::filesystem::Entries<'_>) -> Answer<()> {
-        item::not_a_directory()
-    }
-
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<LockStatus> {
-        Ok(LockStatus::Error)
-    }
-
-    fn conflicting_lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p9p::Errno;
-use p9p::filesystem::{Answer, Cancel, Entries, HeldLock, OpenFile, OpenFlags};
-use p9p::stat::{LockKind, LockRange, LockStatus, SetAttributes, setattr};
+use p9p::filesystem::{Answer, Cancel, OpenFile, OpenFlags};
+use p9p::stat::{SetAttributes, setattr};
 use p9p_fuse::Caching;
 
 use super::item::{self, Change, Found, Item, ItemStat};
@@ -237,21 +237,5 @@ impl OpenFile for OpenText {
                 result.map(|_| bytes.len())
             }
         }
-    }
-
-    fn read_directory(&self, _offset: u64, _entries: &mut Entries<'_>) -> Answer<()> {
-        item::not_a_directory()
-    }
-
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<LockStatus> {
-        Ok(LockStatus::Error)
-    }
-
-    fn conflicting_lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
     }
 }

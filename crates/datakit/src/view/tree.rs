@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use datakit_store::{BlobReader, Latest, Mode, ObjectId, ObjectKind, PathValue, Tree};
 use p9p::Errno;
-use p9p::filesystem::{Answer, Cancel, Entries, HeldLock, OpenFile, OpenFlags};
-use p9p::stat::{LockKind, LockRange, LockStatus, SetAttributes};
+use p9p::filesystem::{Answer, Cancel, OpenFile, OpenFlags};
+use p9p::stat::SetAttributes;
 use p9p_fuse::{Caching, Content};
 
 use super::attached::{Attached, read_failed};
@@ -250,25 +250,5 @@ impl OpenFile for OpenBlob {
     fn read(&self, offset: u64, buffer: &mut [u8], _cancel: &Cancel) -> Answer<usize> {
         let mut reader = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reader.read_at(offset, buffer).map_err(|error| Errno::EIO.with_text(error.to_string()))
-    }
-
-    fn write(&self, _offset: u64, _bytes: &[u8], _cancel: &Cancel) -> Answer<usize> {
-        Err(Errno::EBADF)
-    }
-
-    fn read_directory(&self, _offset: u64, _entries: &mut Entries<'_>) -> Answer<()> {
-        item::not_a_directory()
-    }
-
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<LockStatus> {
-        Ok(LockStatus::Error)
-    }
-
-    fn conflicting_lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use datakit_store::{FileName, NodeId, NodeKind, Transaction, TransactionError};
 use p9p::Errno;
-use p9p::filesystem::{Answer, Cancel, Entries, HeldLock, OpenFile, OpenFlags};
-use p9p::stat::{LockKind, LockRange, LockStatus, SetAttributes, setattr};
+use p9p::filesystem::{Answer, Cancel, OpenFile, OpenFlags};
+use p9p::stat::{SetAttributes, setattr};
 use p9p_fuse::{Caching, Content};
 
 use super::attached::read_failed;
@@ -287,22 +287,5 @@ impl OpenFile for OpenWork {
         check(transaction.write(self.item.node, offset, bytes))?;
         self.item.changed(self.item.node);
         Ok(bytes.len())
-    }
-
-    fn read_directory(&self, _offset: u64, _entries: &mut Entries<'_>) -> Answer<()> {
-        item::not_a_directory()
-    }
-
-    /// There is nothing to keep before the commit, which is durable by itself.
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<LockStatus> {
-        Ok(LockStatus::Error)
-    }
-
-    fn conflicting_lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
     }
 }

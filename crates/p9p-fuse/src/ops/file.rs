@@ -136,9 +136,10 @@ pub(super) fn release(session: &Session, mut request: Request<'_>) -> Result<(),
 
 /// A directory that cannot be synced has nothing to sync.
 pub(super) fn fsync(session: &Session, mut request: Request<'_>) -> Result<(), Errno> {
+    let node = session.inodes.node(request.header.node)?;
     let handle = session.handles.get(request.body.u64()?)?;
     let data_only = request.body.u32()? & FSYNC_FDATASYNC != 0;
-    match handle.file.sync(data_only) {
+    match node.sync(&*handle.file, data_only) {
         Err(Errno::EINVAL | Errno::EOPNOTSUPP) if request.header.opcode == op::FSYNCDIR => Ok(()),
         result => result,
     }

@@ -8,14 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use p9p::filesystem::{
-    Answer, Attach, Cancel, Created, Entries, HeldLock, Node, NodeSpec, OpenFile, OpenFlags, XattrFlags,
-    wait_for,
-};
+use p9p::filesystem::{Answer, Attach, Cancel, Entries, Node, OpenFile, OpenFlags, wait_for};
 use p9p::qid::{Qid, QidKind};
-use p9p::stat::{
-    Attributes, DirectoryEntry, LockKind, LockRange, LockStatus, SetAttributes, StatFs, getattr,
-};
+use p9p::stat::{Attributes, DirectoryEntry, getattr};
 use p9p::{Errno, Filesystem};
 use p9p_fuse::{Caching, Mount, MountOptions};
 
@@ -87,54 +82,9 @@ impl Node for TickNode {
         let mode = if self.is_file { 0o100_444 } else { 0o040_555 };
         Ok(Attributes { valid: getattr::BASIC, qid: self.qid(), mode, nlink: 1, ..Attributes::default() })
     }
-    fn set_attributes(&self, _: &SetAttributes, _: Option<&dyn OpenFile>) -> Answer<()> {
-        Err(Errno::EPERM)
-    }
     fn open(&self, _: OpenFlags) -> Answer<Arc<dyn OpenFile>> {
         self.state.open.fetch_add(1, Ordering::SeqCst);
         Ok(Arc::new(TickFile { state: Arc::clone(&self.state), seen: Mutex::default() }))
-    }
-    fn create(&self, _: &[u8], _: OpenFlags, _: u32, _: u32) -> Answer<Created> {
-        Err(Errno::EPERM)
-    }
-    fn read_link(&self) -> Answer<Vec<u8>> {
-        Err(Errno::EINVAL)
-    }
-    fn make_directory(&self, _: &[u8], _: u32, _: u32) -> Answer<Qid> {
-        Err(Errno::EPERM)
-    }
-    fn make_symlink(&self, _: &[u8], _: &[u8], _: u32) -> Answer<Qid> {
-        Err(Errno::EPERM)
-    }
-    fn make_node(&self, _: &[u8], _: &NodeSpec) -> Answer<Qid> {
-        Err(Errno::EPERM)
-    }
-    fn link(&self, _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(Errno::EPERM)
-    }
-    fn rename_entry(&self, _: &[u8], _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(Errno::EPERM)
-    }
-    fn rename(&self, _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(Errno::EPERM)
-    }
-    fn unlink(&self, _: &[u8], _: bool) -> Answer<()> {
-        Err(Errno::EPERM)
-    }
-    fn remove(&self) -> Answer<()> {
-        Err(Errno::EPERM)
-    }
-    fn statfs(&self) -> Answer<StatFs> {
-        Ok(StatFs::default())
-    }
-    fn xattr(&self, _: &[u8]) -> Answer<Vec<u8>> {
-        Err(Errno::ENODATA)
-    }
-    fn xattr_names(&self) -> Answer<Vec<u8>> {
-        Ok(Vec::new())
-    }
-    fn set_xattr(&self, _: &[u8], _: Option<&[u8]>, _: XattrFlags) -> Answer<()> {
-        Err(Errno::EPERM)
     }
 }
 
@@ -158,24 +108,12 @@ impl OpenFile for TickFile {
         seen.1.drain(..count);
         Poll::Ready(Ok(count))
     }
-    fn write(&self, _: u64, _: &[u8], _: &Cancel) -> Answer<usize> {
-        Err(Errno::EPERM)
-    }
     fn read_directory(&self, offset: u64, entries: &mut Entries<'_>) -> Answer<()> {
         let qid = Qid { kind: QidKind::FILE, version: 0, path: 2 };
         if offset == 0 {
             entries.add(&DirectoryEntry { qid, offset: 1, kind: 8, name: b"ticks" });
         }
         Ok(())
-    }
-    fn sync(&self, _: bool) -> Answer<()> {
-        Ok(())
-    }
-    fn lock(&self, _: LockKind, _: &LockRange<'_>) -> Answer<LockStatus> {
-        Err(Errno::EOPNOTSUPP)
-    }
-    fn conflicting_lock(&self, _: LockKind, _: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
     }
 }
 

@@ -42,10 +42,6 @@ impl OpenFile for HostFile {
         retry(|| pwrite(&self.fd, bytes, offset))
     }
 
-    fn read_directory(&self, _offset: u64, _entries: &mut Entries<'_>) -> Answer<()> {
-        Err(Errno::ENOTDIR)
-    }
-
     fn sync(&self, data_only: bool) -> Answer<()> {
         retry(|| if data_only { fdatasync(&self.fd) } else { fsync(&self.fd) })
     }
@@ -82,14 +78,6 @@ impl HostDirectory {
 }
 
 impl OpenFile for HostDirectory {
-    fn read(&self, _offset: u64, _buffer: &mut [u8], _cancel: &Cancel) -> Answer<usize> {
-        Err(Errno::EISDIR)
-    }
-
-    fn write(&self, _offset: u64, _bytes: &[u8], _cancel: &Cancel) -> Answer<usize> {
-        Err(Errno::EBADF)
-    }
-
     fn read_directory(&self, offset: u64, entries: &mut Entries<'_>) -> Answer<()> {
         let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
         if *position != Some(offset) {

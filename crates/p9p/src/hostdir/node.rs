@@ -28,8 +28,6 @@ const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFLNK: u32 = 0o120_000;
-/// Linux's magic number of 9P, which is what a client mounts.
-const V9FS_MAGIC: u32 = 0x0102_1997;
 
 /// A file of any kind.
 pub(super) struct HostNode {
@@ -304,7 +302,7 @@ impl Node for HostNode {
     fn statfs(&self) -> Answer<StatFs> {
         let totals = fstatfs(&*self.fd)?;
         Ok(StatFs {
-            kind: V9FS_MAGIC,
+            kind: StatFs::V9FS_MAGIC,
             block_size: totals.f_bsize.try_into().unwrap_or(4096),
             blocks: totals.f_blocks,
             blocks_free: totals.f_bfree,

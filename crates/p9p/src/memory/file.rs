@@ -62,10 +62,6 @@ impl OpenFile for MemoryFile {
         Ok(())
     }
 
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
     fn lock(&self, kind: LockKind, range: &LockRange<'_>) -> Answer<LockStatus> {
         self.inode.set_lock(kind, Lock::new(kind, range, self.attach, self.opener)?)
     }

@@ -23,8 +23,6 @@ const XATTRS_MAX: usize = 256;
 const DEPTH_MAX: usize = 4096;
 /// Unit of the totals, in bytes.
 const BLOCK_BYTES: u32 = 4096;
-/// Linux's magic number of 9P.
-const V9FS_MAGIC: u32 = 0x0102_1997;
 
 /// A file of any kind.
 pub(super) struct MemoryNode {
@@ -424,7 +422,7 @@ impl Node for MemoryNode {
         let quota = self.volume.quota;
         let free = blocks(quota.bytes.saturating_sub(self.volume.bytes.load(Ordering::Relaxed)));
         Ok(StatFs {
-            kind: V9FS_MAGIC,
+            kind: StatFs::V9FS_MAGIC,
             block_size: BLOCK_BYTES,
             blocks: blocks(quota.bytes),
             blocks_free: free,

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::dispatch::{Operation, refused};
 use crate::errno::Errno;
 use crate::fid::{Entry, Listing, State, Trail};
-use crate::filesystem::{Answer, Cancel, Entries, HeldLock, Node, NodeSpec, OpenFile, OpenFlags};
+use crate::filesystem::{Answer, Cancel, Entries, Node, NodeSpec, OpenFile, OpenFlags};
 use crate::message::{Dialect, Extension, Fid, Reply};
 use crate::qid::{Qid, QidKind};
-use crate::stat::{Attributes, DirectoryEntry, LockKind, LockRange, LockStatus, Stat, Time, getattr};
+use crate::stat::{Attributes, DirectoryEntry, Stat, Time, getattr};
 use crate::wire::{Field, Reader, Writer};
 
 /// Bits of a Topen's mode beside the access mode in the lowest two.
@@ -403,25 +403,5 @@ struct LinkTarget(Vec<u8>);
 impl OpenFile for LinkTarget {
     fn read(&self, offset: u64, buffer: &mut [u8], _cancel: &Cancel) -> Answer<usize> {
         Ok(super::dispatch::copy_from(&self.0, offset, buffer))
-    }
-
-    fn write(&self, _offset: u64, _bytes: &[u8], _cancel: &Cancel) -> Answer<usize> {
-        Err(Errno::EBADF)
-    }
-
-    fn read_directory(&self, _offset: u64, _entries: &mut Entries<'_>) -> Answer<()> {
-        Err(Errno::ENOTDIR)
-    }
-
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<LockStatus> {
-        Err(Errno::EOPNOTSUPP)
-    }
-
-    fn conflicting_lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Err(Errno::EOPNOTSUPP)
     }
 }

@@ -181,7 +181,8 @@ impl Operation<'_> {
             }
             Request::Statfs { fid } => Ok(Reply::Statfs { totals: fids.node(fid)?.statfs()? }),
             Request::Fsync { fid, data_only } => {
-                fids.file(fid)?.sync(data_only != 0)?;
+                let (node, file) = fids.node_and_file(fid)?;
+                node.sync(&*file.ok_or(Errno::EBADF)?, data_only != 0)?;
                 Ok(Reply::Fsync {})
             }
             Request::Lock { fid, kind, ref range, .. } => {

@@ -141,7 +141,7 @@ impl Operation<'_> {
         let Some(name) = change.name else {
             if steps.is_empty() {
                 // "The server may interpret it as a request to guarantee that the contents are on stable storage."
-                file.as_ref().map_or(Ok(()), |file| file.sync(false))?;
+                file.as_ref().map_or(Ok(()), |file| node.sync(&**file, false))?;
             }
             take(&*node, file.as_deref(), &steps, &before)?;
             return Ok(Reply::Wstat {});

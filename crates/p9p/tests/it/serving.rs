@@ -11,14 +11,11 @@ use std::time::{Duration, Instant};
 
 use p9p::auth::{PeerCredentials, SharedToken};
 use p9p::connection::{ConnectOptions, Connection};
-use p9p::filesystem::{
-    Answer, Attach, Cancel, Created, Entries, HeldLock, Node, NodeSpec, OpenFile, OpenFlags, XattrFlags,
-    wait_for,
-};
+use p9p::filesystem::{Answer, Attach, Cancel, Node, OpenFile, OpenFlags, wait_for};
 use p9p::message::{Dialect, Fid, Request, Tag};
 use p9p::net::{Address, Server, ServerOptions, Socket};
 use p9p::qid::Qid;
-use p9p::stat::{Attributes, LockKind, LockRange, LockStatus, SetAttributes, StatFs};
+use p9p::stat::Attributes;
 use p9p::{Errno, Filesystem, SessionOptions};
 
 use crate::dialects::{connect, options};
@@ -99,21 +96,7 @@ impl OpenFile for StreamFile {
     fn write(&self, _: u64, _: &[u8], _: &Cancel) -> Answer<usize> {
         panic!("a service with a bug")
     }
-    fn read_directory(&self, _: u64, _: &mut Entries<'_>) -> Answer<()> {
-        Err(Errno::ENOTDIR)
-    }
-    fn sync(&self, _: bool) -> Answer<()> {
-        Ok(())
-    }
-    fn lock(&self, _: LockKind, _: &LockRange<'_>) -> Answer<LockStatus> {
-        Ok(LockStatus::Success)
-    }
-    fn conflicting_lock(&self, _: LockKind, _: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
-    }
 }
-
-const NO: Errno = Errno::EOPNOTSUPP;
 
 impl Node for StreamNode {
     fn qid(&self) -> Qid {
@@ -125,54 +108,9 @@ impl Node for StreamNode {
     fn attributes(&self, _: u64) -> Answer<Attributes> {
         Ok(Attributes { mode: 0o100_444, ..Attributes::default() })
     }
-    fn set_attributes(&self, _: &SetAttributes, _: Option<&dyn OpenFile>) -> Answer<()> {
-        Err(NO)
-    }
     fn open(&self, _: OpenFlags) -> Answer<Arc<dyn OpenFile>> {
         let seen = AtomicUsize::new(self.news.count.load(Ordering::SeqCst));
         Ok(Arc::new(StreamFile { news: Arc::clone(&self.news), seen, blocking: self.blocking }))
-    }
-    fn create(&self, _: &[u8], _: OpenFlags, _: u32, _: u32) -> Answer<Created> {
-        Err(NO)
-    }
-    fn read_link(&self) -> Answer<Vec<u8>> {
-        Err(NO)
-    }
-    fn make_directory(&self, _: &[u8], _: u32, _: u32) -> Answer<Qid> {
-        Err(NO)
-    }
-    fn make_symlink(&self, _: &[u8], _: &[u8], _: u32) -> Answer<Qid> {
-        Err(NO)
-    }
-    fn make_node(&self, _: &[u8], _: &NodeSpec) -> Answer<Qid> {
-        Err(NO)
-    }
-    fn link(&self, _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(NO)
-    }
-    fn rename_entry(&self, _: &[u8], _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(NO)
-    }
-    fn rename(&self, _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(NO)
-    }
-    fn unlink(&self, _: &[u8], _: bool) -> Answer<()> {
-        Err(NO)
-    }
-    fn remove(&self) -> Answer<()> {
-        Err(NO)
-    }
-    fn statfs(&self) -> Answer<StatFs> {
-        Err(NO)
-    }
-    fn xattr(&self, _: &[u8]) -> Answer<Vec<u8>> {
-        Err(NO)
-    }
-    fn xattr_names(&self) -> Answer<Vec<u8>> {
-        Err(NO)
-    }
-    fn set_xattr(&self, _: &[u8], _: Option<&[u8]>, _: XattrFlags) -> Answer<()> {
-        Err(NO)
     }
 }
 

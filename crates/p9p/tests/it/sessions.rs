@@ -8,12 +8,10 @@ use std::thread;
 
 use p9p::client::{Client, Direct, Stream};
 use p9p::errno::Errno;
-use p9p::filesystem::{
-    Answer, Attach, Cancel, Created, Entries, HeldLock, Node, NodeSpec, OpenFile, OpenFlags, XattrFlags,
-};
+use p9p::filesystem::{Answer, Attach, Cancel, Node, OpenFile, OpenFlags};
 use p9p::message::{Dialect, Fid, NumericUser, Reply, Request, Tag, WalkNames};
 use p9p::qid::Qid;
-use p9p::stat::{Attributes, LockKind, LockRange, LockStatus, SetAttributes, StatFs};
+use p9p::stat::Attributes;
 use p9p::transport::serve;
 use p9p::{Filesystem, HostDir, Session};
 
@@ -257,21 +255,6 @@ impl OpenFile for Quiet {
         drop(changed.wait_while(events, |events| !events.contains(&"cancelled")).unwrap());
         Err(Errno::EINTR)
     }
-    fn write(&self, _: u64, _: &[u8], _: &Cancel) -> Answer<usize> {
-        Err(Errno::EBADF)
-    }
-    fn read_directory(&self, _: u64, _: &mut Entries<'_>) -> Answer<()> {
-        Err(Errno::ENOTDIR)
-    }
-    fn sync(&self, _: bool) -> Answer<()> {
-        Ok(())
-    }
-    fn lock(&self, _: LockKind, _: &LockRange<'_>) -> Answer<LockStatus> {
-        Err(Errno::ENOLCK)
-    }
-    fn conflicting_lock(&self, _: LockKind, _: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
-    }
 }
 
 struct QuietTree(Arc<Quiet>);
@@ -294,50 +277,5 @@ impl Node for QuietTree {
     }
     fn walk(&self, _: &[u8]) -> Answer<Arc<dyn Node>> {
         Err(Errno::ENOTDIR)
-    }
-    fn set_attributes(&self, _: &SetAttributes, _: Option<&dyn OpenFile>) -> Answer<()> {
-        Err(Errno::EROFS)
-    }
-    fn create(&self, _: &[u8], _: OpenFlags, _: u32, _: u32) -> Answer<Created> {
-        Err(Errno::EROFS)
-    }
-    fn read_link(&self) -> Answer<Vec<u8>> {
-        Err(Errno::EINVAL)
-    }
-    fn make_directory(&self, _: &[u8], _: u32, _: u32) -> Answer<Qid> {
-        Err(Errno::EROFS)
-    }
-    fn make_symlink(&self, _: &[u8], _: &[u8], _: u32) -> Answer<Qid> {
-        Err(Errno::EROFS)
-    }
-    fn make_node(&self, _: &[u8], _: &NodeSpec) -> Answer<Qid> {
-        Err(Errno::EROFS)
-    }
-    fn link(&self, _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(Errno::EROFS)
-    }
-    fn rename_entry(&self, _: &[u8], _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(Errno::EROFS)
-    }
-    fn rename(&self, _: &dyn Node, _: &[u8]) -> Answer<()> {
-        Err(Errno::EROFS)
-    }
-    fn unlink(&self, _: &[u8], _: bool) -> Answer<()> {
-        Err(Errno::EROFS)
-    }
-    fn remove(&self) -> Answer<()> {
-        Err(Errno::EROFS)
-    }
-    fn statfs(&self) -> Answer<StatFs> {
-        Ok(StatFs::default())
-    }
-    fn xattr(&self, _: &[u8]) -> Answer<Vec<u8>> {
-        Err(Errno::EOPNOTSUPP)
-    }
-    fn xattr_names(&self) -> Answer<Vec<u8>> {
-        Ok(Vec::new())
-    }
-    fn set_xattr(&self, _: &[u8], _: Option<&[u8]>, _: XattrFlags) -> Answer<()> {
-        Err(Errno::EROFS)
     }
 }

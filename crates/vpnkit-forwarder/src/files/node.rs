@@ -4,18 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use p9p::Errno;
-use p9p::filesystem::{
-    Answer, Cancel, Created, Entries, HeldLock, Node, NodeSpec, OpenFile, OpenFlags, XattrFlags,
-};
+use p9p::filesystem::{Answer, Cancel, Entries, Node, OpenFile, OpenFlags, XattrFlags};
 use p9p::qid::{Qid, QidKind};
-use p9p::stat::{
-    Attributes, DirectoryEntry, LockKind, LockRange, LockStatus, SetAttributes, StatFs, getattr,
-};
+use p9p::stat::{Attributes, DirectoryEntry, SetAttributes, getattr};
 
 use super::{Entry, README, Shared, not_found, not_permitted};
-
-/// Linux's magic number of 9P.
-const V9FS_MAGIC: u32 = 0x0102_1997;
 
 /// Where in the tree a node is.
 #[derive(Clone)]
@@ -154,39 +147,11 @@ impl Node for PortNode {
         }))
     }
 
-    fn create(&self, _name: &[u8], _flags: OpenFlags, _mode: u32, _gid: u32) -> Answer<Created> {
-        not_permitted()
-    }
-
-    fn read_link(&self) -> Answer<Vec<u8>> {
-        Err(Errno::EINVAL)
-    }
-
     fn make_directory(&self, name: &[u8], _mode: u32, _gid: u32) -> Answer<Qid> {
         match self.place {
             Place::Root => Ok(Place::Entry(self.shared.make(name)?).qid()),
             _ => not_permitted(),
         }
-    }
-
-    fn make_symlink(&self, _name: &[u8], _target: &[u8], _gid: u32) -> Answer<Qid> {
-        not_permitted()
-    }
-
-    fn make_node(&self, _name: &[u8], _spec: &NodeSpec) -> Answer<Qid> {
-        not_permitted()
-    }
-
-    fn link(&self, _target: &dyn Node, _name: &[u8]) -> Answer<()> {
-        not_permitted()
-    }
-
-    fn rename_entry(&self, _old: &[u8], _directory: &dyn Node, _new: &[u8]) -> Answer<()> {
-        not_permitted()
-    }
-
-    fn rename(&self, _directory: &dyn Node, _name: &[u8]) -> Answer<()> {
-        not_permitted()
     }
 
     fn unlink(&self, name: &[u8], _is_directory: bool) -> Answer<()> {
@@ -209,16 +174,8 @@ impl Node for PortNode {
         }
     }
 
-    fn statfs(&self) -> Answer<StatFs> {
-        Ok(StatFs { kind: V9FS_MAGIC, block_size: 4096, name_bytes_max: 255, ..StatFs::default() })
-    }
-
-    fn xattr(&self, _name: &[u8]) -> Answer<Vec<u8>> {
-        Err(Errno::ENODATA)
-    }
-
-    fn xattr_names(&self) -> Answer<Vec<u8>> {
-        Ok(Vec::new())
+    fn refusal(&self) -> Errno {
+        super::refusal()
     }
 
     fn set_xattr(&self, _name: &[u8], _value: Option<&[u8]>, _flags: XattrFlags) -> Answer<()> {
@@ -260,18 +217,6 @@ impl OpenFile for OpenPort {
             }
         }
         Ok(())
-    }
-
-    fn sync(&self, _data_only: bool) -> Answer<()> {
-        Ok(())
-    }
-
-    fn lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<LockStatus> {
-        Ok(LockStatus::Error)
-    }
-
-    fn conflicting_lock(&self, _kind: LockKind, _range: &LockRange<'_>) -> Answer<Option<HeldLock>> {
-        Ok(None)
     }
 }
 
