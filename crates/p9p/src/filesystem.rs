@@ -182,6 +182,12 @@ pub trait Node: Any + Send + Sync {
         Err(self.refusal())
     }
 
+    /// As [`Node::rename_entry`], in one step with finding that `new_name` is not there: EEXIST when it is
+    /// (RENAME_NOREPLACE of renameat2(2)). EINVAL, also by default, is that this cannot be promised.
+    fn rename_to_new_entry(&self, old_name: &[u8], directory: &dyn Node, new_name: &[u8]) -> Answer<()> {
+        Err(Errno::EINVAL)
+    }
+
     /// Moves this node to `name` of `directory`.
     fn rename(&self, directory: &dyn Node, name: &[u8]) -> Answer<()> {
         Err(self.refusal())

@@ -152,12 +152,37 @@ impl Transaction {
     /// `NotFound`, `NotEmpty`, `IsDirectory`, `NotDirectory`, `IntoItself`, `TooDeep`.
     pub fn rename(&self, from: (NodeId, &FileName), to: (NodeId, &FileName)) -> Result<(), TransactionError> {
         let mut state = self.open_state()?;
+        Self::move_node(&mut state, from, to)
+    }
+
+    /// As [`Transaction::rename`], of what does not replace anything.
+    ///
+    /// # Errors
+    /// Also `Exists`.
+    pub fn rename_to_new(
+        &self,
+        from: (NodeId, &FileName),
+        to: (NodeId, &FileName),
+    ) -> Result<(), TransactionError> {
+        let mut state = self.open_state()?;
+        match state.overlay.look_up(to.0, to.1) {
+            Ok(_) => Err(TransactionError::Exists { name: to.1.as_bstr().to_owned() }),
+            Err(TransactionError::NotFound { .. }) => Self::move_node(&mut state, from, to),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn move_node(
+        state: &mut State,
+        from: (NodeId, &FileName),
+        to: (NodeId, &FileName),
+    ) -> Result<(), TransactionError> {
         let old = state.overlay.path_of(from.0, from.1)?;
         let node = state.overlay.rename(from, to)?;
         if let Some(old) = old {
-            Self::resolve(&mut state, &old);
+            Self::resolve(state, &old);
         }
-        Self::touched(&mut state, node)
+        Self::touched(state, node)
     }
 
     /// Removes a file, a link or an empty directory.

@@ -87,6 +87,14 @@ fn files_are_written_at_offsets_renamed_and_removed() {
         transaction.rename((Transaction::ROOT, &name("e")), (e, &name("f"))),
         Err(TransactionError::IntoItself)
     ));
+    let root = Transaction::ROOT;
+    assert!(matches!(
+        transaction.rename_to_new((d, &name("keep")), (e, &name("new"))),
+        Err(TransactionError::Exists { .. })
+    ));
+    assert_eq!(transaction.read_file(&path("d/keep")).unwrap(), b"k");
+    transaction.rename_to_new((d, &name("keep")), (root, &name("moved"))).unwrap();
+    transaction.rename_to_new((root, &name("moved")), (d, &name("keep"))).unwrap();
     transaction.retain(node);
     transaction.remove_path(&path("e")).unwrap();
     let mut bytes = [0; 5];

@@ -155,7 +155,7 @@ impl Item for Branches {
             }
             Change::Remove { name, is_directory: Some(true) | None } => self.remove(&unescape(name)?),
             Change::Remove { .. } => Err(Errno::EISDIR.with_text("Is a directory")),
-            Change::Rename { name, directory, new_name } => {
+            Change::Rename { name, directory, new_name, .. } => {
                 let is_here = (*directory as &dyn std::any::Any)
                     .downcast_ref::<Self>()
                     .is_some_and(|other| Arc::ptr_eq(&other.own, &self.own));

@@ -62,14 +62,14 @@ impl ItemStat {
     }
 }
 
-/// A change of the entries of a directory.
+/// A change of the entries of a directory. A `Rename` without `replaces` is EEXIST where the new name is there.
 pub(crate) enum Change<'a> {
     MakeDirectory { name: &'a [u8] },
     MakeFile { name: &'a [u8], executable: bool, exclusive: bool },
     MakeSymlink { name: &'a [u8], target: &'a [u8] },
     Link,
     Remove { name: &'a [u8], is_directory: Option<bool> },
-    Rename { name: &'a [u8], directory: &'a dyn Item, new_name: &'a [u8] },
+    Rename { name: &'a [u8], directory: &'a dyn Item, new_name: &'a [u8], replaces: bool },
 }
 
 /// What a name leads to.

@@ -84,6 +84,13 @@ impl ViewNode {
         self.entry(self.item.find(name)?, name)
     }
 
+    fn move_entry(&self, name: &[u8], directory: &dyn Node, new_name: &[u8], replaces: bool) -> Answer<()> {
+        check_name(name)?;
+        check_name(new_name)?;
+        let directory = &*Self::view(directory)?.item;
+        self.item.change(&Change::Rename { name, directory, new_name, replaces })
+    }
+
     fn view(node: &dyn Node) -> Answer<&Self> {
         (node as &dyn Any).downcast_ref::<Self>().ok_or(Errno::EXDEV)
     }
@@ -170,13 +177,6 @@ impl Node for ViewNode {
         }
     }
 
-    fn create(&self, name: &[u8], flags: OpenFlags, mode: u32, _gid: u32) -> Answer<Created> {
-        check_name(name)?;
-        let exclusive = flags.contains(OpenFlags::EXCL);
-        self.item.change(&Change::MakeFile { name, executable: mode & 0o100 != 0, exclusive })?;
-        let node = self.find(name)?;
-        let file = node.open(flags)?;
-        Ok(Created { node, file })
     /// Any file of what is published will do, as with sync(1): there is one journal for all. Of a transaction there is
     /// nothing to keep before the commit.
     fn sync(&self, open: &dyn OpenFile, data_only: bool) -> Answer<()> {
@@ -186,6 +186,13 @@ impl Node for ViewNode {
         open.sync(data_only)
     }
 
+    fn create(&self, name: &[u8], flags: OpenFlags, mode: u32, _gid: u32) -> Answer<Created> {
+        check_name(name)?;
+        let exclusive = flags.contains(OpenFlags::EXCL);
+        self.item.change(&Change::MakeFile { name, executable: mode & 0o100 != 0, exclusive })?;
+        let node = self.find(name)?;
+        let file = node.open(flags)?;
+        Ok(Created { node, file })
     }
 
     fn read_link(&self) -> Answer<Vec<u8>> {
@@ -215,10 +222,11 @@ impl Node for ViewNode {
     }
 
     fn rename_entry(&self, old_name: &[u8], directory: &dyn Node, new_name: &[u8]) -> Answer<()> {
-        check_name(old_name)?;
-        check_name(new_name)?;
-        let directory = &*Self::view(directory)?.item;
-        self.item.change(&Change::Rename { name: old_name, directory, new_name })
+        self.move_entry(old_name, directory, new_name, true)
+    }
+
+    fn rename_to_new_entry(&self, old_name: &[u8], directory: &dyn Node, new_name: &[u8]) -> Answer<()> {
+        self.move_entry(old_name, directory, new_name, false)
     }
 
     fn rename(&self, directory: &dyn Node, name: &[u8]) -> Answer<()> {

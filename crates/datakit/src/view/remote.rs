@@ -254,7 +254,7 @@ impl Item for Remotes {
                 known.insert(name.to_vec(), Arc::new(Known::new()));
                 Ok(())
             }
-            Change::Rename { name, directory, new_name } => {
+            Change::Rename { name, directory, new_name, .. } => {
                 let is_here = (*directory as &dyn std::any::Any)
                     .downcast_ref::<Self>()
                     .is_some_and(|other| std::ptr::eq(other, self));

@@ -127,14 +127,19 @@ impl WorkItem {
         }
     }
 
-    fn rename(&self, name: &[u8], directory: &dyn Item, new_name: &[u8]) -> Answer<()> {
+    fn rename(&self, name: &[u8], directory: &dyn Item, new_name: &[u8], replaces: bool) -> Answer<()> {
         let directory = (directory as &dyn std::any::Any).downcast_ref::<Self>().ok_or(Errno::EXDEV)?;
         if !Arc::ptr_eq(&directory.open, &self.open) {
             return Err(Errno::EXDEV);
         }
         let old = FileName::new(name).or_else(|_| item::no_entry())?;
         let new = file_name(new_name)?;
-        check(self.transaction().rename((self.node, &old), (directory.node, &new)))?;
+        let (from, to) = ((self.node, &old), (directory.node, &new));
+        check(if replaces {
+            self.transaction().rename(from, to)
+        } else {
+            self.transaction().rename_to_new(from, to)
+        })?;
         self.entries_changed(Some(directory.node));
         Ok(())
     }
@@ -236,7 +241,9 @@ impl Item for WorkItem {
             }
             Change::Link => return Err(Errno::EPERM.with_text("git has no hard links")),
             Change::Remove { name, is_directory } => self.remove(name, *is_directory)?,
-            Change::Rename { name, directory, new_name } => return self.rename(name, *directory, new_name),
+            Change::Rename { name, directory, new_name, replaces } => {
+                return self.rename(name, *directory, new_name, *replaces);
+            }
         }
         self.entries_changed(None);
         Ok(())

@@ -88,8 +88,8 @@ pub(super) fn unlink(session: &Session, mut request: Request<'_>, is_directory: 
     session.inodes.node(request.header.node)?.unlink(request.body.name()?, is_directory)
 }
 
-/// RENAME_EXCHANGE and RENAME_WHITEOUT are EINVAL, as 9P has no words for them. RENAME_NOREPLACE is looked for first:
-/// the kernel holds both directories, so that only somebody behind the service's back can come in between.
+/// RENAME_EXCHANGE and RENAME_WHITEOUT are EINVAL, as 9P has no words for them. So is RENAME_NOREPLACE where the service
+/// cannot promise it; who asked, as mv(1) does, then looks for itself.
 pub(super) fn rename(session: &Session, mut request: Request<'_>, has_flags: bool) -> Result<(), Errno> {
     let new_directory = session.inodes.node(request.body.u64()?)?;
     let mut flags = 0;
@@ -100,13 +100,8 @@ pub(super) fn rename(session: &Session, mut request: Request<'_>, has_flags: boo
     let (old_name, new_name) = (request.body.name()?, request.body.name()?);
     let old_directory: Arc<dyn Node> = session.inodes.node(request.header.node)?;
     match flags {
-        0 => {}
-        RENAME_NOREPLACE => match new_directory.walk(new_name) {
-            Ok(_) => return Err(Errno::EEXIST),
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno),
-        },
-        _ => return Err(Errno::EINVAL),
+        0 => old_directory.rename_entry(old_name, &*new_directory, new_name),
+        RENAME_NOREPLACE => old_directory.rename_to_new_entry(old_name, &*new_directory, new_name),
+        _ => Err(Errno::EINVAL),
     }
-    old_directory.rename_entry(old_name, &*new_directory, new_name)
 }

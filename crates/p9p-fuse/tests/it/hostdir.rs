@@ -208,6 +208,41 @@ fn modes_owners_and_times() {
 }
 
 #[test]
+fn a_rename_that_must_not_replace_never_does_whoever_comes_in_between() {
+    const ROUNDS: usize = 2000;
+    check(|mount, host| {
+        let together = std::sync::Barrier::new(2);
+        let mut both = 0;
+        std::thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                let mut made = Vec::new();
+                for round in 0..ROUNDS {
+                    together.wait();
+                    // About as long as the other's request takes to arrive.
+                    (0..round % 64 * 32).for_each(|_| std::hint::spin_loop());
+                    made.push(File::create_new(host.join(format!("new-{round}"))).is_ok());
+                }
+                made
+            });
+            let moved: Vec<bool> = (0..ROUNDS)
+                .map(|round| {
+                    let old = mount.join(format!("old-{round}"));
+                    fs::write(&old, b"moved").unwrap();
+                    let new = mount.join(format!("new-{round}"));
+                    together.wait();
+                    renameat_with(CWD, &old, CWD, &new, RenameFlags::NOREPLACE).is_ok()
+                })
+                .collect();
+            for (made, moved) in made.join().unwrap().into_iter().zip(moved) {
+                both += usize::from(made && moved);
+                assert!(made || moved, "somebody was first");
+            }
+        });
+        assert_eq!(both, 0, "files made by somebody else were replaced, of {ROUNDS}");
+    });
+}
+
+#[test]
 fn extended_attributes() {
     check(|mount, host| {
         let path = mount.join("f");

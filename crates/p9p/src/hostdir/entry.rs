@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, linkat, mkdirat, mknodat, openat, renameat,
-    symlinkat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid, chmodat, chownat, linkat, mkdirat, mknodat,
+    openat, renameat, renameat_with, symlinkat, unlinkat,
 };
 use rustix::path::DecInt;
 
@@ -154,12 +154,18 @@ pub(super) fn link(parent: &HostNode, target: &HostNode, name: &[u8]) -> Answer<
     })
 }
 
-/// renameat(2).
-pub(super) fn rename(old: &HostNode, old_name: &[u8], new: &HostNode, new_name: &[u8]) -> Answer<()> {
+/// renameat2(2).
+pub(super) fn rename(
+    old: &HostNode,
+    old_name: &[u8],
+    new: &HostNode,
+    new_name: &[u8],
+    flags: RenameFlags,
+) -> Answer<()> {
     let old_name = writable(old, old_name)?;
     let new_name = writable(new, new_name)?;
     let (old_fd, new_fd) = (&old.fd, &new.fd);
-    let rename = || Ok(renameat(old_fd, old_name.as_os_str(), new_fd, new_name.as_os_str())?);
+    let rename = || Ok(renameat_with(old_fd, old_name.as_os_str(), new_fd, new_name.as_os_str(), flags)?);
     match old.with_rights(CHANGE, rename) {
         Err(Errno::EACCES) if old.key != new.key => new.with_rights(CHANGE, rename),
         result => result,

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-    fstatfs, ftruncate, openat, readlinkat, utimensat,
+    AtFlags, Mode, OFlags, RenameFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, fstatfs, ftruncate, openat, readlinkat, utimensat,
 };
 use rustix::path::DecInt;
 
@@ -284,7 +284,11 @@ impl Node for HostNode {
     }
 
     fn rename_entry(&self, old_name: &[u8], directory: &dyn Node, new_name: &[u8]) -> Answer<()> {
-        entry::rename(self, old_name, self.same_share(directory)?, new_name)
+        entry::rename(self, old_name, self.same_share(directory)?, new_name, RenameFlags::empty())
+    }
+
+    fn rename_to_new_entry(&self, old_name: &[u8], directory: &dyn Node, new_name: &[u8]) -> Answer<()> {
+        entry::rename(self, old_name, self.same_share(directory)?, new_name, RenameFlags::NOREPLACE)
     }
 
     fn rename(&self, directory: &dyn Node, name: &[u8]) -> Answer<()> {

@@ -396,6 +396,16 @@ impl Node for MemoryNode {
         self.move_entry(old_name, directory, new_name)
     }
 
+    fn rename_to_new_entry(&self, old_name: &[u8], directory: &dyn Node, new_name: &[u8]) -> Answer<()> {
+        let directory = self.same_tree(directory)?;
+        let _names = self.names();
+        match directory.find(new_name) {
+            Ok(_) => Err(Errno::EEXIST),
+            Err(Errno::ENOENT) => self.move_entry(old_name, directory, new_name),
+            Err(errno) => Err(errno),
+        }
+    }
+
     fn rename(&self, directory: &dyn Node, name: &[u8]) -> Answer<()> {
         let directory = self.same_tree(directory)?;
         let _names = self.names();

@@ -111,6 +111,18 @@ fn links_are_counted() {
 }
 
 #[test]
+fn a_rename_to_a_new_entry_replaces_nothing() {
+    let (_memory, root) = tree(1 << 20, 20);
+    put(&*root, b"a", b"one").unwrap();
+    put(&*root, b"b", b"two").unwrap();
+    assert_eq!(root.rename_to_new_entry(b"a", &*root, b"b"), Err(Errno::EEXIST));
+    assert_eq!((get(&*root, b"a"), get(&*root, b"b")), (b"one".to_vec(), b"two".to_vec()));
+    assert_eq!(root.rename_to_new_entry(b"missing", &*root, b"c"), Err(Errno::ENOENT));
+    root.rename_to_new_entry(b"a", &*root, b"c").unwrap();
+    assert_eq!(get(&*root, b"c"), b"one");
+}
+
+#[test]
 fn hostile_names_are_refused() {
     let (_memory, root) = tree(1 << 20, 20);
     for name in [&b""[..], b".", b"..", b"a/b", b"a\0b"] {
