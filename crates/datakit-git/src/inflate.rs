@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use gix::zlib::{Decompress, FlushDecompress, Status};
 
-use crate::reader::Restart;
+use crate::reader::{BlobReader, Restart};
+use crate::stored::Stored;
 use crate::{ObjectId, ReadError};
 
 /// A loose object, which stays readable when it is deleted because a pack has it.
@@ -19,6 +20,15 @@ pub(crate) struct Loose {
 impl Loose {
     pub fn open(id: ObjectId, path: &Path) -> io::Result<Loose> {
         Ok(Loose { id, file: Arc::new(File::open(path)?) })
+    }
+
+    /// Reads it as the blob of `size` bytes that it is.
+    pub fn reader(self, size: u64) -> Result<BlobReader, ReadError> {
+        match Stored::open(&self.file, size) {
+            Ok(Some(stored)) => Ok(BlobReader::from_stored(stored)),
+            Ok(None) => Ok(BlobReader::from_stream(size, Box::new(self))),
+            Err(source) => Err(ReadError::Io { id: self.id, source: Arc::new(source) }),
+        }
     }
 }
 

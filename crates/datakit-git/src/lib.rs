@@ -24,6 +24,7 @@ mod reader;
 mod refs;
 pub mod remote;
 mod repository;
+mod stored;
 mod survey;
 mod sys;
 #[cfg(feature = "testing")]

@@ -140,8 +140,8 @@ pub(crate) fn typed_header(out: &mut Vec<u8>, kind: u8, size: u64) {
     out.push(byte);
 }
 
-/// The checksum at the end of packs and indexes. It guards against accidents only, so that SHA-1 need not look for
-/// attacks on itself here, which would be most of its work.
+/// The checksum at the end of packs and indexes, and of what is copied. It guards against accidents only, so that SHA-1
+/// need not look for attacks on itself here, which would be most of its work.
 pub(crate) enum Checksum {
     Sha1(sha1::Sha1),
     Other(gix::hash::Hasher),

@@ -268,7 +268,7 @@ impl Backend for Repository {
             // Twice: it may be on its way from one place to the other.
             for _ in 0..2 {
                 if let Ok(loose) = Loose::open(id, &self.writer.loose_path(&id)) {
-                    return Ok(BlobReader::from_stream(size, Box::new(loose)));
+                    return loose.reader(size);
                 }
                 if let Some(packed) = Packed::find(&self.object_folders(), self.hash(), id, size) {
                     return Ok(BlobReader::from_stream(size, Box::new(packed)));

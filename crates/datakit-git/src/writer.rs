@@ -18,6 +18,7 @@ use crate::intent::{Intent, Noted};
 use crate::journal::{Journal, Record};
 use crate::pack::{Pack, Packer};
 use crate::refs::{Locked, Refs};
+use crate::stored;
 use crate::{Durability, HashKind, Object, ObjectId, ObjectKind};
 
 /// Small packs before they are made into one.
@@ -59,7 +60,6 @@ pub(crate) struct Writer {
     /// Tells packs and journals of this process from others'.
     pub instance: String,
     pub refs: Refs,
-    loose: gix::odb::loose::Store,
     state: Mutex<State>,
     recent: RwLock<Recent>,
     pub upkeep: Upkeep,
@@ -123,7 +123,6 @@ impl Writer {
             refs: Refs::new(folder.clone(), hash, disk.clone()),
             intent: Intent::create(&ours, &instance)?,
             instance,
-            loose: gix::odb::loose::Store::at(&objects, hash),
             state: Mutex::new(State { packer: Packer::new(hash), now: Generation::default(), next_pack: 1 }),
             recent: RwLock::default(),
             upkeep: Upkeep::default(),
@@ -308,23 +307,11 @@ impl Writer {
         }
     }
 
-    /// Writes a large object at once, durably.
+    /// Writes a large object at once, durably, as it is: compressing takes longer than most disks.
     fn write_loose(&self, new: &NewObject, reader: &mut dyn io::Read, size: u64) -> Result<(), WriteError> {
-        use gix::objs::Write as _;
-        let action = || format!("object {} cannot be written", new.id);
-        let id = self
-            .loose
-            .write_stream(new.kind, size, reader)
-            .map_err(|error| failed(action())(io::Error::other(error.to_string())))?;
-        if id != new.id {
-            return Err(failed(action())(io::Error::other("its content changed while it was written")));
-        }
-        if self.is_durable {
-            let path = self.loose_path(&new.id);
-            self.disk.sync_path(&path).map_err(failed(action()))?;
-            path.parent().map_or(Ok(()), |folder| self.disk.sync_path(folder)).map_err(failed(action()))?;
-        }
-        Ok(())
+        let object = (new.id, new.kind, size);
+        stored::write(&self.disk, &self.loose_path(&new.id), object, reader, self.is_durable)
+            .map_err(failed(format!("object {} cannot be written", new.id)))
     }
 
     pub fn loose_path(&self, id: &ObjectId) -> PathBuf {
