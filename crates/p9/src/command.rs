@@ -17,6 +17,8 @@ use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::target::Target;
 
+/// Entries that are walked to at a time.
+const ENTRIES_AT_ONCE: usize = 1024;
 /// Deepest directory that `rm -r` goes into.
 const DEPTH_MAX: usize = 1000;
 
@@ -198,36 +200,57 @@ impl Ls {
             let lines: String = names.iter().map(|name| printable(name) + "\n").collect();
             return say(&lines);
         }
-        let mut rows = Vec::new();
-        for name in &names {
-            let at = if is_directory { connection.walk(fid, &[name]).map(|(fid, _)| fid) } else { Ok(fid) };
-            // One that is gone meanwhile is not there to be listed.
-            let Ok(at) = at else { continue };
-            let found = connection.attributes(at).map_err(|error| Failure::of_call(&text(name), &error))?;
-            rows.push((name, found, link_target(connection, at, &found)));
-            if is_directory {
-                connection.forget(at);
-            }
-        }
+        let rows = if is_directory {
+            each(connection, fid, &names)?
+        } else {
+            let row = |name| Row { name, target: link_target(connection, fid, &attributes), attributes };
+            names.first().map(|name| row(&**name)).into_iter().collect()
+        };
         if self.json {
             let all: Vec<_> = rows
                 .iter()
-                .map(|(name, found, target)| as_json(&text(name), found, target.as_deref()))
+                .map(|row| as_json(&text(row.name), &row.attributes, row.target.as_deref()))
                 .collect();
             return say(&format!("{}\n", Value::from(all)));
         }
-        for (name, found, target) in rows {
-            let Attributes { mode, nlink, uid, gid, size, mtime, .. } = found;
+        let mut lines = String::new();
+        for Row { name, attributes, target } in rows {
+            let Attributes { mode, nlink, uid, gid, size, mtime, .. } = attributes;
             let arrow =
                 target.map_or(String::new(), |target| format!(" -> {}", printable(target.as_bytes())));
             let (mode, time) = (mode_text(mode), mtime.seconds.cast_signed());
-            say(&format!(
+            lines += &format!(
                 "{mode} {nlink:>3} {uid:>5} {gid:>5} {size:>12} {time:>10} {}{arrow}\n",
                 printable(name)
-            ))?;
+            );
         }
-        Ok(())
+        say(&lines)
     }
+}
+
+/// A line of a long listing.
+struct Row<'n> {
+    name: &'n [u8],
+    attributes: Attributes,
+    target: Option<String>,
+}
+
+/// The entries of a directory, looked at. One that is gone meanwhile is not there to be listed.
+fn each<'n>(connection: &Connection, directory: Fid, names: &'n [Vec<u8>]) -> Result<Vec<Row<'n>>, Failure> {
+    let mut rows = Vec::with_capacity(names.len());
+    // Not all at once: a server has a quota of files.
+    for names in names.chunks(ENTRIES_AT_ONCE) {
+        let entries: Vec<&[u8]> = names.iter().map(|name| &**name).collect();
+        for (name, found) in names.iter().zip(connection.walk_each(directory, &entries)) {
+            if found.as_ref().is_err_and(|error| error.errno() == Some(p9p::Errno::ENOENT)) {
+                continue;
+            }
+            let (fid, attributes) = found.map_err(|error| Failure::of_call(&text(name), &error))?;
+            rows.push(Row { name, target: link_target(connection, fid, &attributes), attributes });
+            connection.forget(fid);
+        }
+    }
+    Ok(rows)
 }
 
 impl Cat {

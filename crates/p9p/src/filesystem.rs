@@ -129,6 +129,17 @@ pub trait Node: Any + Send + Sync {
     /// Attributes; `mask` says which are wanted, see [`getattr`](crate::stat::getattr).
     fn attributes(&self, mask: u64) -> Answer<Attributes>;
 
+    /// Walks to each of these entries of this directory and takes its attributes, for who lists them all. A service that
+    /// is far away asks for many at once.
+    fn walk_each(&self, names: &[&[u8]], mask: u64) -> Vec<Answer<(Arc<dyn Node>, Attributes)>> {
+        let look = |name: &&[u8]| {
+            let node = self.walk(name)?;
+            let attributes = node.attributes(mask)?;
+            Ok((node, attributes))
+        };
+        names.iter().map(look).collect()
+    }
+
     /// Opens it.
     fn open(&self, flags: OpenFlags) -> Answer<Arc<dyn OpenFile>>;
 

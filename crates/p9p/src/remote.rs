@@ -128,6 +128,16 @@ impl Node for RemoteNode {
         answer(self.connection().attributes(self.fid()))
     }
 
+    fn walk_each(&self, names: &[&[u8]], _mask: u64) -> Vec<Answer<(Arc<dyn Node>, Attributes)>> {
+        let found = self.connection().walk_each(self.fid(), names);
+        let node = |found| {
+            let (fid, attributes): (Fid, Attributes) = answer(found)?;
+            let held = Held { connection: self.connection().clone(), fid };
+            Ok((Arc::new(Self { held, qid: attributes.qid }) as Arc<dyn Node>, attributes))
+        };
+        found.into_iter().map(node).collect()
+    }
+
     fn set_attributes(&self, change: &SetAttributes, open: Option<&dyn OpenFile>) -> Answer<()> {
         let open = open.and_then(|open| (open as &dyn Any).downcast_ref::<RemoteFile>());
         let fid = open.map_or(self.fid(), |file| file.held.fid);

@@ -1,13 +1,14 @@
 //! Open directories.
 
+use std::time::Duration;
+
 use p9p::Errno;
-use p9p::filesystem::{Entries, OpenFlags};
+use p9p::filesystem::{Entries, Node, OpenFlags};
 use p9p::message::Dialect;
 use p9p::qid::QidKind;
-use p9p::stat::{Attributes, DirectoryEntry};
+use p9p::stat::{Attributes, DirectoryEntry, getattr};
 use p9p::wire::{Field, Reader};
 
-use super::attributes_of;
 use crate::abi::fopen;
 use crate::caching::Content;
 use crate::reply::Reply;
@@ -41,6 +42,7 @@ pub(super) fn read(
     plus: bool,
 ) -> Result<(), Errno> {
     let handle = session.handles.get(request.body.u64()?)?;
+    let directory = plus.then(|| session.inodes.node(request.header.node)).transpose()?;
     let (mut offset, size) = (request.body.u64()?, request.body.u32()? as usize);
     let size = size.min(IO_BYTES_MAX);
     let per_entry = DIRENT_BYTES + if plus { ENTRY_OUT_BYTES } else { 0 };
@@ -55,18 +57,21 @@ pub(super) fn read(
             return Ok(());
         }
         let mut reader = Reader::new(&listed[..filled], Dialect::Linux);
+        let (mut fitting, mut end) = (Vec::with_capacity(count), reply.len());
         for _ in 0..count {
             let entry = DirectoryEntry::parse(&mut reader).map_err(|_| Errno::EIO)?;
-            if reply.len() + per_entry + entry.name.len().next_multiple_of(8) > size {
-                return Ok(());
+            end += per_entry + entry.name.len().next_multiple_of(8);
+            if end > size {
+                break;
             }
-            if plus {
-                reply_looked_up(session, request.header.node, &entry, reply);
-            }
-            reply_entry(&entry, reply);
             offset = entry.offset;
+            fitting.push(entry);
         }
-        if reply.len() + per_entry + 255 > size || !plus {
+        match &directory {
+            Some(directory) => reply_looked_up(session, (&**directory, request.header.node), &fitting, reply),
+            None => fitting.iter().for_each(|entry| reply_entry(entry, reply)),
+        }
+        if fitting.len() < count || reply.len() + per_entry + 255 > size || !plus {
             return Ok(());
         }
     }
@@ -87,21 +92,26 @@ fn reply_entry(entry: &DirectoryEntry<'_>, reply: &mut Reply) {
     reply.align();
 }
 
-/// `fuse_entry_out` before an entry; number 0 is that it was not looked up, and the kernel will when it wants to know.
-fn reply_looked_up(session: &Session, parent: u64, entry: &DirectoryEntry<'_>, reply: &mut Reply) {
-    let zero = std::time::Duration::ZERO;
-    let found = || {
-        if matches!(entry.name, b"." | b"..") {
-            return None;
+/// Each entry behind its `fuse_entry_out`; number 0 there is that it was not looked up, and the kernel will when it wants to
+/// know.
+fn reply_looked_up(
+    session: &Session,
+    (directory, id): (&dyn Node, u64),
+    entries: &[DirectoryEntry<'_>],
+    reply: &mut Reply,
+) {
+    let is_own = |entry: &&DirectoryEntry<'_>| !matches!(entry.name, b"." | b"..");
+    let names: Vec<&[u8]> = entries.iter().filter(is_own).map(|entry| entry.name).collect();
+    let mut found = directory.walk_each(&names, getattr::BASIC).into_iter();
+    for entry in entries {
+        match is_own(&entry).then(|| found.next()).flatten() {
+            Some(Ok((node, attributes))) => {
+                let caching = (session.policy)(&*node);
+                let number = session.inodes.remember(node, id, entry.name);
+                reply.entry(number, &attributes, caching.entry_ttl, caching.attr_ttl);
+            }
+            _ => reply.entry(0, &Attributes::default(), Duration::ZERO, Duration::ZERO),
         }
-        let node = session.inodes.node(parent).ok()?.walk(entry.name).ok()?;
-        let attributes = attributes_of(&*node).ok()?;
-        Some((node, attributes))
-    };
-    let Some((node, attributes)) = found() else {
-        return reply.entry(0, &Attributes::default(), zero, zero);
-    };
-    let caching = (session.policy)(&*node);
-    let id = session.inodes.remember(node, parent, entry.name);
-    reply.entry(id, &attributes, caching.entry_ttl, caching.attr_ttl);
+        reply_entry(entry, reply);
+    }
 }

@@ -57,6 +57,41 @@ fn offsets_append_and_truncate() {
     });
 }
 
+/// As readdir(3) and stat(2) see it, through a server in between as well: the kernel reads such directories with their
+/// files' attributes.
+#[test]
+fn a_directory_of_many_is_listed_with_what_is_in_it() {
+    let host = tempfile::tempdir().unwrap();
+    for n in 0..2500_usize {
+        fs::write(host.path().join(format!("a name that is not short {n}")), vec![b'x'; n % 97]).unwrap();
+    }
+    fs::create_dir(host.path().join("d")).unwrap();
+    symlink("d", host.path().join("l")).unwrap();
+    let service = std::sync::Arc::new(p9p::HostDir::new(host.path(), false).unwrap());
+    let server = p9p::net::Server::start(service, p9p::net::ServerOptions::default()).unwrap();
+    for dialect in p9p::message::Dialect::ALL {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        server.serve(theirs.into()).unwrap();
+        let options = p9p::connection::ConnectOptions { dialects: vec![dialect], ..Default::default() };
+        let connection = p9p::connection::Connection::over(p9p::net::Socket::from(ours), &options).unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let remote = p9p::remote::Remote::new(connection, None);
+        let Some(mount) = crate::mount(&remote, place.path(), MountOptions::default()) else { return };
+        let listed: Vec<_> = fs::read_dir(mount.path()).unwrap().map(Result::unwrap).collect();
+        assert_eq!(listed.len(), 2502, "{dialect:?}");
+        for entry in listed {
+            let (seen, real) = (
+                entry.metadata().unwrap(),
+                fs::symlink_metadata(host.path().join(entry.file_name())).unwrap(),
+            );
+            assert_eq!(seen.is_dir(), real.is_dir(), "{entry:?}");
+            if real.is_file() {
+                assert_eq!(seen.len(), real.len(), "{dialect:?}: {entry:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_large_file_passes_unharmed() {
     check(|mount, host| {
@@ -173,41 +208,6 @@ fn renames_within_and_across_directories_and_over_what_is_there() {
 }
 
 #[test]
-fn an_unlinked_open_file_lives_on() {
-    check(|mount, host| {
-        let mut file =
-            OpenOptions::new().read(true).write(true).create_new(true).open(mount.join("f")).unwrap();
-        file.write_all(b"before").unwrap();
-        fs::remove_file(mount.join("f")).unwrap();
-        assert!(!host.join("f").exists());
-        file.write_all(b" and after").unwrap();
-        file.seek(SeekFrom::Start(0)).unwrap();
-        let mut text = String::new();
-        file.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "before and after");
-        assert_eq!(file.metadata().unwrap().nlink(), 0);
-    });
-}
-
-#[test]
-fn modes_owners_and_times() {
-    check(|mount, host| {
-        let path = mount.join("f");
-        fs::write(&path, b"x").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o754)).unwrap();
-        let file = File::open(&path).unwrap();
-        let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_234_567_890, 987_654_321);
-        file.set_times(fs::FileTimes::new().set_modified(time).set_accessed(time)).unwrap();
-        let metadata = fs::metadata(host.join("f")).unwrap();
-        assert_eq!(metadata.mode() & 0o7777, 0o754);
-        assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1_234_567_890, 987_654_321));
-        assert_eq!(fs::metadata(&path).unwrap().mtime_nsec(), 987_654_321);
-        std::os::unix::fs::chown(&path, None, None).unwrap();
-        assert!(rustix::fs::statvfs(mount).unwrap().f_blocks > 0);
-    });
-}
-
-#[test]
 fn a_rename_that_must_not_replace_never_does_whoever_comes_in_between() {
     const ROUNDS: usize = 2000;
     check(|mount, host| {
@@ -239,6 +239,41 @@ fn a_rename_that_must_not_replace_never_does_whoever_comes_in_between() {
             }
         });
         assert_eq!(both, 0, "files made by somebody else were replaced, of {ROUNDS}");
+    });
+}
+
+#[test]
+fn an_unlinked_open_file_lives_on() {
+    check(|mount, host| {
+        let mut file =
+            OpenOptions::new().read(true).write(true).create_new(true).open(mount.join("f")).unwrap();
+        file.write_all(b"before").unwrap();
+        fs::remove_file(mount.join("f")).unwrap();
+        assert!(!host.join("f").exists());
+        file.write_all(b" and after").unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "before and after");
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+    });
+}
+
+#[test]
+fn modes_owners_and_times() {
+    check(|mount, host| {
+        let path = mount.join("f");
+        fs::write(&path, b"x").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o754)).unwrap();
+        let file = File::open(&path).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_234_567_890, 987_654_321);
+        file.set_times(fs::FileTimes::new().set_modified(time).set_accessed(time)).unwrap();
+        let metadata = fs::metadata(host.join("f")).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o754);
+        assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1_234_567_890, 987_654_321));
+        assert_eq!(fs::metadata(&path).unwrap().mtime_nsec(), 987_654_321);
+        std::os::unix::fs::chown(&path, None, None).unwrap();
+        assert!(rustix::fs::statvfs(mount).unwrap().f_blocks > 0);
     });
 }
 

@@ -23,6 +23,7 @@
 
 mod call;
 mod classic;
+mod listing;
 mod operations;
 mod reply;
 mod transfer;

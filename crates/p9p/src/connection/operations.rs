@@ -11,6 +11,15 @@ use crate::stat::{
 };
 use crate::wire::{Field, Payload, Reader};
 
+/// What Getattr or Stat was answered with.
+pub(super) fn attributes_in(reply: &Reply<'_>) -> Option<Attributes> {
+    match reply {
+        Reply::Getattr { attributes } => Some(*attributes),
+        Reply::Stat { stat } => Some(classic::attributes(&stat.0)),
+        _ => None,
+    }
+}
+
 #[expect(clippy::missing_errors_doc, reason = "all fail with ClientError, as its variants say")]
 impl Connection {
     /// Sends a request, waits, and takes from the reply what `expect` finds in it.
@@ -25,15 +34,14 @@ impl Connection {
     /// A call that makes a fid: the number is free again where it fails.
     fn make_fid(&self, request: impl FnOnce(Fid) -> Called<()>) -> Called<Fid> {
         let fid = self.fresh_fid();
-        match request(fid) {
-            Ok(()) => Ok(fid),
-            Err(error) => {
-                if matches!(error, ClientError::Refused(_) | ClientError::RefusedWithText { .. }) {
-                    self.release_fid(fid);
-                }
-                Err(error)
-            }
+        self.keep_fid(fid, request(fid))
+    }
+
+    pub(super) fn keep_fid(&self, fid: Fid, made: Called<()>) -> Called<Fid> {
+        if matches!(made, Err(ClientError::Refused(_) | ClientError::RefusedWithText { .. })) {
+            self.release_fid(fid);
         }
+        made.map(|()| fid)
     }
 
     /// Attaches to a tree of the server as a user, without a proof of who that is.
@@ -172,16 +180,14 @@ impl Connection {
 
     /// Reads attributes.
     pub fn attributes(&self, fid: Fid) -> Called<Attributes> {
+        self.start_attributes(fid)?.wait()?.expect(attributes_in)
+    }
+
+    pub(super) fn start_attributes(&self, fid: Fid) -> Called<Call> {
         if !self.is_linux() {
-            return self.call(&Request::Stat { fid }, |reply| match reply {
-                Reply::Stat { stat } => Some(classic::attributes(&stat.0)),
-                _ => None,
-            });
+            return self.start(&Request::Stat { fid });
         }
-        self.call(&Request::Getattr { fid, mask: getattr::BASIC | getattr::BTIME }, |reply| match reply {
-            Reply::Getattr { attributes } => Some(*attributes),
-            _ => None,
-        })
+        self.start(&Request::Getattr { fid, mask: getattr::BASIC | getattr::BTIME })
     }
 
     /// Changes attributes.
@@ -345,22 +351,6 @@ impl Connection {
             }
             _ => None,
         })
-    }
-
-    /// All entries of a directory that is open, however many messages they take, without `.` and `..`.
-    pub fn list(&self, fid: Fid) -> Called<Vec<Listed>> {
-        let mut all: Vec<Listed> = Vec::new();
-        let mut offset = 0;
-        loop {
-            let piece = self.read_directory(fid, offset, u32::MAX)?;
-            let Some(last) = piece.last() else { return Ok(all) };
-            if last.offset == offset {
-                // A server that goes in circles would never end.
-                return Err(ClientError::Refused(Errno::EIO));
-            }
-            offset = last.offset;
-            all.extend(piece.into_iter().filter(|entry| !matches!(&*entry.name, b"." | b"..")));
-        }
     }
 
     /// The value of an extended attribute, or with no name the names of all, each with a NUL after it.

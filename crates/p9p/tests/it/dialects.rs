@@ -142,6 +142,35 @@ fn plan9_sees_a_link_as_a_file_with_its_target() {
 }
 
 #[test]
+fn entries_are_walked_to_and_looked_at_together() {
+    for dialect in Dialect::ALL {
+        let Served { directory, connection, root, server: _server } = serve(dialect);
+        let names: Vec<String> = (0..200).map(|n| format!("f{n}")).collect();
+        for (n, name) in names.iter().enumerate().filter(|(n, _)| n % 7 != 3) {
+            fs::write(directory.path().join(name), vec![b'x'; n]).unwrap();
+        }
+        let asked: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        let found = connection.walk_each(root, &asked);
+        assert_eq!(found.len(), 200);
+        for (n, found) in found.into_iter().enumerate() {
+            if n % 7 == 3 {
+                assert_eq!(found.unwrap_err().errno(), Some(Errno::ENOENT), "{dialect:?}");
+                continue;
+            }
+            let (fid, attributes) = found.unwrap();
+            assert_eq!(attributes.size, n as u64, "{dialect:?}");
+            connection.open_file(fid, OpenFlags::RDONLY).unwrap();
+            assert_eq!(connection.read_to_end(fid, 1000).unwrap().len(), n);
+            connection.clunk(fid).unwrap();
+        }
+        // Nothing is left of what failed: the fids are free again.
+        assert!(connection.walk_each(root, &asked[3..4]).remove(0).is_err());
+        connection.clunk(root).unwrap();
+        assert!(connection.walk_each(root, &asked[..2]).iter().all(Result::is_err));
+    }
+}
+
+#[test]
 fn directories_longer_than_a_message_are_read_to_their_end() {
     for dialect in Dialect::ALL {
         let Served { directory, connection, root, server: _server } = serve(dialect);
