@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno as OsErrno;
 
@@ -169,20 +170,16 @@ impl Connection {
         let mut input = lock(&self.input);
         while jobs.is_empty() {
             let missing = input.size.saturating_sub(input.partial.len());
-            let read = if missing > staging.len() {
+            let is_exact = input.partial.capacity() - input.partial.len() == missing;
+            let read = if missing > staging.len() && is_exact {
                 // The rest of a long message goes where it belongs.
-                let end = input.partial.len();
-                let piece = missing.min(1 << 18);
-                input.partial.resize(end + piece, 0);
-                let read = rustix::io::read(&self.socket, &mut input.partial[end..]);
-                input.partial.truncate(end + read.unwrap_or(0));
-                read
+                rustix::io::read(&self.socket, spare_capacity(&mut input.partial))
             } else {
                 rustix::io::read(&self.socket, &mut *staging)
             };
             let bytes = match read {
                 Ok(0) => return true,
-                Ok(bytes) if missing > staging.len() => {
+                Ok(bytes) if missing > staging.len() && is_exact => {
                     if bytes == missing {
                         jobs.push(Job::new(shared, self, input.take()));
                     }
