@@ -1,6 +1,7 @@
 //! Benchmarks: ours and a peer in turn, in one run, medians, as ratios.
 
 mod datakit;
+mod files;
 mod guest;
 mod loops;
 mod machines;
@@ -10,6 +11,7 @@ mod ninep;
 mod options;
 mod programs;
 mod report;
+mod servers;
 mod workloads;
 
 use std::process::Command;
@@ -19,11 +21,12 @@ use anyhow::{Context, Result};
 use self::machines::Guest;
 use self::measure::median;
 use self::options::Options;
-use self::report::Row;
+use self::report::{Row, Sides};
 use crate::packages;
 use crate::run::{cargo, output, root, run as run_program};
 
 pub use self::datakit::datakit;
+pub use self::files::files;
 pub use self::loops::cpu;
 pub use self::ninep::ninep;
 pub use self::programs::guest;
@@ -100,7 +103,7 @@ pub fn boot(arguments: &[&str]) -> Result<()> {
     }
     let title =
         format!("boot to a two-syscall init and power-off, {} runs of each side in turn", options.runs);
-    report::print(&title, &format!("TCG ({})", options.peer_cpu), &rows, options.json);
+    report::print(&title, Sides::machines(&format!("TCG ({})", options.peer_cpu)), &rows, options.json);
     Ok(())
 }
 

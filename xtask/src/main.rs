@@ -21,6 +21,7 @@ usage: cargo xtask TASK
   bench boot        boot to power-off beside QEMU's TCG
   bench cpu         loops in a guest, beside QEMU's TCG and native
   bench datakit     the store's commits, watches, diffs and merges, beside git
+  bench files       files through 9P and FUSE, of a directory and of DataKit, beside diod and ext4 (as root)
   bench guest       programs of Debian in a guest, beside QEMU's TCG and native
   bench net         TCP through vpnkit, beside pasta and slirp4netns (as root)
   bench run         `coracle run -- true`, warm: time and memory
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "cpu", rest @ ..] => bench::cpu(rest),
         ["bench", "datakit", rest @ ..] => bench::datakit(rest),
+        ["bench", "files", rest @ ..] => bench::files(rest),
         ["bench", "guest", rest @ ..] => bench::guest(rest),
         ["bench", "net", rest @ ..] => bench::net(rest),
         ["bench", "run", rest @ ..] => bench::run(rest),

@@ -1,11 +1,11 @@
-//! Works with a 9P server and says how long it took: what `cargo xtask bench 9p` times.
+//! Works with a 9P server and says how long it took: what `cargo xtask bench 9p` and `bench files` time.
 //!
-//!     drive URL TREE read|write NAME BYTES
-//!     drive URL TREE make|tree NAME THREADS
-//!     drive URL TREE mkdir NAME 0
+//!     drive URL TREE [TASK NAME NUMBER]…
 //!
-//! `read` and `write` are sequential, of a whole file. `tree` lists all directories below NAME, and walks to, stats and
-//! reads every file, on THREADS threads over one connection; `make` fills NAME with 50,000 files for that. Prints seconds.
+//! `read`, `write` and `write-sync` are sequential, of a whole file of NUMBER bytes; the last has the server bring it to the
+//! disk. `find` lists all directories below NAME, `tree` also walks to, stats and reads every file, on NUMBER threads over one
+//! connection; `make` fills NAME with 50,000 files for that. `mkdir` makes a directory; `say-WORD` writes the word to a file.
+//! Prints the seconds of all tasks together.
 #![allow(clippy::print_stdout, reason = "that is what it is for")]
 
 use std::error::Error;
@@ -24,46 +24,74 @@ type Done = Result<(), Box<dyn Error + Send + Sync>>;
 
 fn main() -> Done {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [url, tree, task, name, number] = &arguments[..] else {
-        return Err("usage: drive URL TREE read|write|mkdir|make|tree NAME NUMBER".into());
+    let [url, tree, tasks @ ..] = &arguments[..] else {
+        return Err("usage: drive URL TREE [TASK NAME NUMBER]…".into());
     };
-    let number: u64 = number.parse()?;
     let options = ConnectOptions { dialects: vec![Dialect::Linux], ..ConnectOptions::default() };
     let connection = Connection::open(&url.parse()?, &options)?;
     let root = connection.attach(b"", rustix::process::geteuid().as_raw(), tree.as_bytes())?;
     let began = Instant::now();
-    match task.as_str() {
+    for task in tasks.chunks(3) {
+        let [task, name, number] = task else { return Err("a task is three words".into()) };
+        run(&connection, root, task, name, number.parse()?)?;
+    }
+    println!("{:.4}", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn run(connection: &Connection, root: Fid, task: &str, name: &str, number: u64) -> Done {
+    match task {
         "read" => {
             let file = connection.walk_path(root, name.as_bytes())?;
             connection.open_file(file, OpenFlags::RDONLY)?;
             let bytes = connection.read_file(file, 0, &mut std::io::sink())?;
+            connection.clunk(file)?;
             if bytes != number {
                 return Err(format!("{bytes} bytes were read").into());
             }
         }
-        "write" => {
-            let (directory, name) = name.rsplit_once('/').unwrap_or(("", name));
-            let file = connection.walk_path(root, directory.as_bytes())?;
-            connection.create_file(file, name.as_bytes(), OpenFlags::WRONLY | OpenFlags::TRUNC, 0o644, 0)?;
+        "write" | "write-sync" => {
+            let (file, name) = directory_of(connection, root, name)?;
+            connection.create_file(file, name, OpenFlags::WRONLY | OpenFlags::TRUNC, 0o644, 0)?;
             connection.write_file(file, 0, &mut std::io::repeat(b'9').take(number))?;
+            if task == "write-sync" {
+                connection.sync(file, false)?;
+            }
             connection.clunk(file)?;
         }
         "mkdir" => {
-            let (directory, name) = name.rsplit_once('/').unwrap_or(("", name));
-            let at = connection.walk_path(root, directory.as_bytes())?;
-            connection.make_directory(at, name.as_bytes(), 0o755, 0)?;
+            let (at, name) = directory_of(connection, root, name)?;
+            connection.make_directory(at, name, 0o755, 0)?;
+            connection.clunk(at)?;
         }
-        "make" => make(&connection, root, name)?,
-        "tree" => {
-            let files = walk_all(&connection, root, name, number)?;
+        "make" => make(connection, root, name)?,
+        "find" | "tree" => {
+            let files = walk_all(connection, root, name, number, task == "tree")?;
             if files != u64::from(DIRECTORIES * FILES_OF_EACH) {
                 return Err(format!("{files} files were found").into());
             }
         }
-        task => return Err(format!("`{task}` is no task").into()),
+        task => match task.strip_prefix("say-") {
+            Some(word) => {
+                let file = connection.walk_path(root, name.as_bytes())?;
+                connection.open_file(file, OpenFlags::WRONLY)?;
+                connection.write_all(file, 0, word.as_bytes())?;
+                connection.clunk(file)?;
+            }
+            None => return Err(format!("`{task}` is no task").into()),
+        },
     }
-    println!("{:.4}", began.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The directory that `path` is in, and its name there.
+fn directory_of<'a>(
+    connection: &Connection,
+    root: Fid,
+    path: &'a str,
+) -> Result<(Fid, &'a [u8]), Box<dyn Error + Send + Sync>> {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    Ok((connection.walk_path(root, directory.as_bytes())?, name.as_bytes()))
 }
 
 fn make(connection: &Connection, root: Fid, name: &str) -> Done {
@@ -84,12 +112,13 @@ fn make(connection: &Connection, root: Fid, name: &str) -> Done {
     Ok(())
 }
 
-/// How many files there are below a directory, each looked at and read.
+/// How many files there are below a directory; with `reads`, each looked at and read.
 fn walk_all(
     connection: &Connection,
     root: Fid,
     name: &str,
     threads: u64,
+    reads: bool,
 ) -> Result<u64, Box<dyn Error + Send + Sync>> {
     let top = connection.walk_path(root, name.as_bytes())?;
     let directories = Mutex::new(list(connection, top)?);
@@ -100,17 +129,11 @@ fn walk_all(
                 let next = directories.lock().map_err(|_| "a thread panicked")?.pop();
                 let Some(directory) = next else { return Ok(()) };
                 let (at, _) = connection.walk(top, &[&directory])?;
-                for file in list(connection, at)? {
-                    let (fid, _) = connection.walk(at, &[&file])?;
-                    let size = connection.attributes(fid)?.size;
-                    connection.open_file(fid, OpenFlags::RDONLY)?;
-                    let mut content = vec![0; usize::try_from(size)?];
-                    if connection.read(fid, 0, &mut content)? != content.len() {
-                        return Err("a file is shorter than it says".into());
-                    }
-                    connection.clunk(fid)?;
-                    *files.lock().map_err(|_| "a thread panicked")? += 1;
+                let listed = list(connection, at)?;
+                for file in listed.iter().filter(|_| reads) {
+                    read(connection, at, file)?;
                 }
+                *files.lock().map_err(|_| "a thread panicked")? += listed.len() as u64;
                 connection.clunk(at)?;
             }
         };
@@ -118,6 +141,18 @@ fn walk_all(
         running.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
     })?;
     files.into_inner().map_err(|_| "a thread panicked".into())
+}
+
+/// Walks to a file, looks at it, and reads it.
+fn read(connection: &Connection, directory: Fid, name: &[u8]) -> Done {
+    let (fid, _) = connection.walk(directory, &[name])?;
+    let size = connection.attributes(fid)?.size;
+    connection.open_file(fid, OpenFlags::RDONLY)?;
+    let mut content = vec![0; usize::try_from(size)?];
+    if connection.read(fid, 0, &mut content)? != content.len() {
+        return Err("a file is shorter than it says".into());
+    }
+    Ok(connection.clunk(fid)?)
 }
 
 fn list(connection: &Connection, directory: Fid) -> Result<Vec<Vec<u8>>, Box<dyn Error + Send + Sync>> {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::guest::{self, Folder};
 use super::machines::{Guest, Said, listen};
 use super::options::Options;
-use super::report::{self, Row};
+use super::report::{self, Row, Sides};
 use super::{measure, prepare};
 
 /// The loops of `guest/loops`, and what ours ÷ QEMU's time may be.
@@ -65,11 +65,11 @@ pub fn cpu(arguments: &[&str]) -> Result<()> {
         }
     }
     let title = format!("loops in a guest of 1 vCPU, {} runs of each side in turn", options.runs);
-    report::print(&title, &format!("TCG ({})", options.peer_cpu), &rows, options.json);
+    report::print(&title, Sides::machines(&format!("TCG ({})", options.peer_cpu)), &rows, options.json);
     if options.wants(THREADS) {
         report::print(
             "two busy threads, with 2 vCPUs and with 1",
-            "ours with 1 vCPU",
+            Sides::machines("ours with 1 vCPU"),
             &[threads],
             options.json,
         );

@@ -4,84 +4,20 @@
 //! and nothing is synced: what is measured is the protocol.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use super::measure::median;
+use super::servers::{Server, diod, drive, p9, program, seconds};
 use crate::packages;
-use crate::run::{cargo, output, root, run};
+use crate::run::{cargo, run};
 
 /// Runs of each side when the command line does not say.
 const RUNS: usize = 3;
 /// Bytes of the file that is read and written.
 const FILE_BYTES: u64 = 256 << 20;
-/// How long a server may take to listen.
-const START_MAX: Duration = Duration::from_secs(10);
-
-/// A server, ended when dropped.
-struct Server {
-    child: Child,
-    url: String,
-    port: u16,
-    /// What is attached to.
-    tree: String,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself, which the rows have shown then.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn program(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    target.join("release").join(name)
-}
-
-fn ours(directory: &Path) -> Result<Server> {
-    let mut command = Command::new(program("p9"));
-    command.arg("serve").arg(directory).args(["--listen", "tcp://127.0.0.1:0"]);
-    let mut child = command.stderr(Stdio::piped()).spawn().context("p9 cannot be started")?;
-    let mut line = String::new();
-    BufReader::new(child.stderr.take().context("it has no stderr")?).read_line(&mut line)?;
-    let url = line.trim_end().strip_prefix("p9: serving on ").context("p9 does not say where it serves")?;
-    let port = url.rsplit(':').next().unwrap_or_default().parse()?;
-    Ok(Server { child, url: url.to_owned(), port, tree: String::new() })
-}
-
-fn diod(directory: &Path) -> Result<Server> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let mut command = Command::new("/usr/sbin/diod");
-    command.args(["-f", "-n", "-N", "-c", "/dev/null", "-L", "stderr", "-e"]).arg(directory);
-    command.args(["-l", &format!("127.0.0.1:{port}")]).stderr(Stdio::null());
-    let child = command.spawn().context("diod cannot be started")?;
-    let tree = directory.to_str().context("the directory's name is not UTF-8")?.to_owned();
-    let server = Server { child, url: format!("tcp://127.0.0.1:{port}"), port, tree };
-    let began = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if began.elapsed() > START_MAX {
-            bail!("diod does not listen");
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(server)
-}
-
-fn drive(server: &Server, words: &[&str]) -> Result<f64> {
-    let mut command = Command::new(program("examples/drive"));
-    command.args([&server.url, &server.tree]).args(words);
-    let said = output(&mut command)?;
-    said.trim().parse().with_context(|| format!("drive said `{said}`"))
-}
-
 struct Row {
     name: &'static str,
     ours: Vec<f64>,
@@ -119,16 +55,6 @@ fn client_row(server: &Server, runs: usize) -> Result<Row> {
     Ok(row)
 }
 
-/// How long a program runs, its output thrown away.
-fn seconds(command: &mut Command) -> Result<f64> {
-    let began = Instant::now();
-    let status = command.stdout(Stdio::null()).status().context("it cannot be started")?;
-    if !status.success() {
-        bail!("{} failed: {status}", command.get_program().display());
-    }
-    Ok(began.elapsed().as_secs_f64())
-}
-
 /// Runs all rows and prints them.
 pub fn ninep(arguments: &[&str]) -> Result<()> {
     let runs = match arguments {
@@ -156,7 +82,7 @@ pub fn ninep(arguments: &[&str]) -> Result<()> {
 }
 
 fn measure(folder: &Path, runs: usize) -> Result<Vec<Row>> {
-    let (ours, theirs) = (ours(folder)?, diod(folder)?);
+    let (ours, theirs) = (p9(folder)?, diod(folder)?);
     let sides = (&ours, &theirs);
     let bytes = FILE_BYTES.to_string();
     drive(&ours, &["write", "big", &bytes])?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::guest::Folder;
 use super::machines::{Guest, Said, listen};
 use super::options::Options;
-use super::report::{self, Row};
+use super::report::{self, Row, Sides};
 use super::workloads::{self, Workload};
 use super::{Image, measure};
 use crate::run::run;
@@ -50,7 +50,7 @@ pub fn guest(arguments: &[&str]) -> Result<()> {
         }
     }
     let title = format!("programs in a guest of 1 vCPU, {} runs of each side in turn", options.runs);
-    report::print(&title, &format!("TCG ({})", options.peer_cpu), &rows, options.json);
+    report::print(&title, Sides::machines(&format!("TCG ({})", options.peer_cpu)), &rows, options.json);
     Ok(())
 }
 
