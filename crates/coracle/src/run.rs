@@ -29,9 +29,7 @@ fn check(arguments: &Arguments) -> Result<(), Failure> {
     }
     check_memory(arguments.memory)?;
     for share in &arguments.shares {
-        std::fs::metadata(&share.host).map_err(|error| {
-            Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error)))
-        })?;
+        crate::glue::p9::source(&share.host).map_err(|why| Failure::usage(&why))?;
     }
     for variable in &arguments.env {
         value::variable(variable).map_err(|why| Failure::usage(&why))?;

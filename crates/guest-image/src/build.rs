@@ -24,7 +24,7 @@ use crate::{GuestImage, Progress, Request};
 /// Raised whenever the same packages would give a different image.
 const BUILDER_VERSION: &str = "5";
 /// Raised whenever the same kernel package would be taken apart differently.
-const KERNEL_VERSION: &str = "2";
+const KERNEL_VERSION: &str = "3";
 
 /// Kernel metapackages, in order of preference: Debian's, Ubuntu's. (`linux-image-cloud-amd64` has no 9P.)
 const KERNEL_PACKAGES: [&str; 2] = ["linux-image-amd64", "linux-image-generic"];

@@ -21,8 +21,17 @@ pub const GROUPS: [(&str, &[&str]); 5] = [
 ];
 
 /// Modules that the kernel, or `modprobe` in the guest, may ask for later: those small enough for every guest.
-pub const ON_DEMAND: [&str; 8] =
-    ["virtio_blk", "overlay", "virtio_console", "9pnet_fd", "loop", "tun", "fuse", "virtiofs"];
+pub const ON_DEMAND: [&str; 9] = [
+    "virtio_blk",
+    "overlay",
+    "virtio_console",
+    "9pnet_fd",
+    "loop",
+    "tun",
+    "fuse",
+    "virtiofs",
+    "vsock_loopback",
+];
 
 /// As [`ON_DEMAND`], for guests with a root file system on a disk.
 pub const ON_DEMAND_LARGE: [&str; 12] = [

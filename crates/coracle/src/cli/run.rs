@@ -28,7 +28,7 @@ pub enum Engine {
 /// Run a command in a machine made for it.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Share a host folder or file: HOST:GUEST, or HOST:GUEST:ro
+    /// Share a host folder or file, or what a 9P server (tcp://…, unix://…) has: HOST:GUEST, or HOST:GUEST:ro
     #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = clap::builder::ValueParser::new(ShareParser))]
     pub shares: Vec<Share>,
     /// Forward a host port to the guest: [ADDR:]HOSTPORT:GUESTPORT, with /udp for UDP

@@ -67,7 +67,7 @@ pub fn disk(text: &str) -> Result<Disk, String> {
     Ok(Disk { image: PathBuf::from(image), read_only })
 }
 
-/// A host folder or file and where it appears in the guest.
+/// A host folder or file, or a 9P server's URL, and where it appears in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
     /// On the host; relative to the working directory.
@@ -210,6 +210,8 @@ mod tests {
         check(".:/src", ".", "/src", false);
         check("/a:/b:ro", "/a", "/b", true);
         check("/a:b:/c:rw", "/a:b", "/c", false);
+        check("tcp://127.0.0.1:5640:/git", "tcp://127.0.0.1:5640", "/git", false);
+        check("unix:///run/9p.sock:/git", "unix:///run/9p.sock", "/git", false);
         for text in ["", ":", "/a", "/a:b", ":/b", "/a:/", "/a:/:ro"] {
             assert!(share(OsStr::new(text)).is_err(), "{text}");
         }

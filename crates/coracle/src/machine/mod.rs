@@ -22,7 +22,7 @@ pub use self::image::{ImageChoice, cache_folder, image};
 use crate::cli::run::Arguments;
 use crate::cli::value::Protocol;
 use crate::failure::Failure;
-use crate::glue;
+use crate::glue::{self, p9::Source};
 
 /// The guest's vsock address. The host's is 2; 3 is the first that guests have by custom.
 const GUEST_CID: u32 = 3;
@@ -208,15 +208,16 @@ fn shares(arguments: &Arguments, devices: &mut Vec<Box<dyn VirtioDevice>>) -> Re
     for (n, share) in arguments.shares.iter().enumerate() {
         let tag = format!("share{n}");
         let source = glue::p9::source(&share.host).map_err(|why| Failure::usage(&why))?;
-        let sessions = glue::p9::sessions(&source, share.read_only).map_err(|error| {
-            Failure::usage(&format!("-v {}: {}", share.host.display(), crate::failure::chain(&error)))
-        })?;
+        let sessions = glue::p9::sessions(&source, share.read_only).map_err(|why| Failure::usage(&why))?;
         devices.push(Box::new(p9::P9::new(&tag, sessions).map_err(|error| Failure::of(&error))?));
         shares.push(Share {
             tag,
             path: share.guest.as_os_str().as_bytes().to_vec(),
             read_only: share.read_only,
-            file: source.file.map(|name| name.as_bytes().to_vec()),
+            file: match source {
+                Source::Host { file, .. } => file.map(|name| name.as_bytes().to_vec()),
+                Source::Server(_) => None,
+            },
         });
     }
     Ok(shares)

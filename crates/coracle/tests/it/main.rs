@@ -3,6 +3,7 @@
 //! One machine at a time unless a test is about several: a machine is a busy processor.
 
 mod bad_input;
+mod datakit;
 mod failures;
 mod network;
 mod ninep;

@@ -12,8 +12,9 @@ use super::MESSAGE_BYTES_MAX;
 use super::backend::{P9Request, P9Service, START_BYTES};
 use crate::queue::{self, DeviceQueue};
 
-/// Requests answered at the same time; more wait their turn.
-const WORKERS_MAX: usize = 16;
+/// Requests answered at the same time: as many as the queue can hold, as each takes two descriptors at least. A read of a
+/// stream may wait for ever, and must not keep others waiting.
+const WORKERS_MAX: usize = 128;
 
 /// How long a snapshot waits for the requests under way.
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(5);
