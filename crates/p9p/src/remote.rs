@@ -25,12 +25,27 @@ const LISTING_BYTES: u32 = 64 << 10;
 pub struct Remote {
     connection: Connection,
     token: Option<Vec<u8>>,
+    pauses: Pauses,
+}
+
+/// What becomes of a stream's pauses: the read that gives nothing after each piece of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pauses {
+    /// The next piece is waited for, as such a read is the end to a kernel that mounted it.
+    Skipped,
+    /// Passed on to a 9P client, which hands out what there is at one.
+    Kept,
 }
 
 impl Remote {
-    /// What `connection` leads to; `token` is what the server wants to hear first, if anything.
+    /// What `connection` leads to, to be mounted here; `token` is what the server wants to hear first, if anything.
     pub fn new(connection: Connection, token: Option<Vec<u8>>) -> Self {
-        Self { connection, token }
+        Self { connection, token, pauses: Pauses::Skipped }
+    }
+
+    /// The same, to be served on over 9P: reads are answered as the server answers them.
+    pub fn to_serve(connection: Connection, token: Option<Vec<u8>>) -> Self {
+        Self { connection, token, pauses: Pauses::Kept }
     }
 }
 
@@ -57,7 +72,7 @@ impl Filesystem for Remote {
             Some(token) => connection.attach_with_token(user, numeric_user, tree, token),
             None => connection.attach(user, numeric_user, tree),
         })?;
-        let held = Held { connection: connection.clone(), fid };
+        let held = Held { connection: connection.clone(), fid, pauses: self.pauses };
         let qid = answer(connection.attributes(fid))?.qid;
         Ok(Arc::new(RemoteNode { held, qid }))
     }
@@ -67,6 +82,13 @@ impl Filesystem for Remote {
 struct Held {
     connection: Connection,
     fid: Fid,
+    pauses: Pauses,
+}
+
+impl Held {
+    fn other(&self, fid: Fid) -> Self {
+        Self { connection: self.connection.clone(), fid, pauses: self.pauses }
+    }
 }
 
 impl Drop for Held {
@@ -91,13 +113,13 @@ impl RemoteNode {
 
     fn node(&self, name: &[u8]) -> Answer<Arc<Self>> {
         let (fid, qid) = answer(self.connection().walk(self.fid(), &[name]))?;
-        let held = Held { connection: self.connection().clone(), fid };
+        let held = self.held.other(fid);
         Ok(Arc::new(Self { held, qid: qid.ok_or(Errno::EIO)? }))
     }
 
     fn copy(&self) -> Answer<Held> {
         let fid = answer(self.connection().copy_fid(self.fid()))?;
-        Ok(Held { connection: self.connection().clone(), fid })
+        Ok(self.held.other(fid))
     }
 
     fn file(held: Held, is_directory: bool) -> Arc<dyn OpenFile> {
@@ -132,7 +154,7 @@ impl Node for RemoteNode {
         let found = self.connection().walk_each(self.fid(), names);
         let node = |found| {
             let (fid, attributes): (Fid, Attributes) = answer(found)?;
-            let held = Held { connection: self.connection().clone(), fid };
+            let held = self.held.other(fid);
             Ok((Arc::new(Self { held, qid: attributes.qid }) as Arc<dyn Node>, attributes))
         };
         found.into_iter().map(node).collect()
@@ -262,10 +284,12 @@ impl OpenFile for RemoteFile {
         if self.is_directory {
             return Err(Errno::EISDIR);
         }
-        let read = |buffer: &mut [u8]| {
-            answer(self.connection().read_or_cancel(self.held.fid, offset, buffer, cancel))
-        };
+        let read =
+            |buffer: &mut [u8]| answer(self.connection().read_full(self.held.fid, offset, buffer, cancel));
         let mut count = read(buffer)?;
+        if self.held.pauses == Pauses::Kept {
+            return Ok(count);
+        }
         if count == 0 && self.paused_at.load(Ordering::Relaxed) == offset {
             count = read(buffer)?;
         }

@@ -65,7 +65,7 @@ pub fn sessions(source: &Source, read_only: bool) -> Result<p9::Sessions, String
         Source::Server(url) => {
             let connection = Connection::open(url, &ConnectOptions::default())
                 .map_err(|error| format!("-v {url}: {}", chain(&error)))?;
-            Arc::new(Remote::new(connection, None))
+            Arc::new(Remote::to_serve(connection, None))
         }
     };
     Ok(p9::serve(filesystem, p9::MESSAGE_BYTES_MAX as u32))

@@ -57,6 +57,28 @@ fn offsets_append_and_truncate() {
     });
 }
 
+/// A read of the kernel may be longer than a message, and a short answer is the end of the file to it.
+#[test]
+fn a_large_file_of_a_server_with_short_messages_is_read_whole() {
+    let host = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..5_000_001_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    fs::write(host.path().join("f"), &bytes).unwrap();
+    let service = std::sync::Arc::new(p9p::HostDir::new(host.path(), false).unwrap());
+    let server = p9p::net::Server::start(service, p9p::net::ServerOptions::default()).unwrap();
+    for msize in [8 << 10, 64 << 10, 1 << 20] {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        server.serve(theirs.into()).unwrap();
+        let options = p9p::connection::ConnectOptions { msize, ..Default::default() };
+        let connection = p9p::connection::Connection::over(p9p::net::Socket::from(ours), &options).unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let remote = p9p::remote::Remote::new(connection, None);
+        let Some(mount) = crate::mount(&remote, place.path(), MountOptions::default()) else { return };
+        assert!(fs::read(mount.path().join("f")).unwrap() == bytes, "{msize}");
+        fs::write(mount.path().join("g"), &bytes).unwrap();
+        assert!(fs::read(host.path().join("g")).unwrap() == bytes, "{msize}");
+    }
+}
+
 /// As readdir(3) and stat(2) see it, through a server in between as well: the kernel reads such directories with their
 /// files' attributes.
 #[test]

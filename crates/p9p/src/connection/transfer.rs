@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 
 use super::{Call, Called, Connection};
 use crate::client::ClientError;
+use crate::filesystem::Cancel;
 use crate::message::Fid;
 
 /// Bytes asked for ahead of what was received, about; and written before the first was acknowledged.
@@ -65,6 +66,37 @@ impl Connection {
                 asked = position;
             }
             asked = asked.max(position);
+        }
+    }
+
+    /// Fills `buffer` from `offset` on, with as many messages as that takes; fewer bytes are the end, or all that a stream
+    /// has now. Ends with EINTR when `cancel` gives it up.
+    ///
+    /// # Errors
+    /// What reading fails with.
+    pub fn read_full(&self, fid: Fid, offset: u64, buffer: &mut [u8], cancel: &Cancel) -> Called<usize> {
+        let unit = self.iounit() as usize;
+        let first = buffer.len().min(unit);
+        // Alone: of a stream there may be no more, and nothing may be asked for beyond.
+        let mut done = self.read_or_cancel(fid, offset, &mut buffer[..first], cancel)?;
+        if done < first {
+            return Ok(done);
+        }
+        let mut asked = first;
+        let mut under_way: VecDeque<(Call, usize)> = VecDeque::new();
+        loop {
+            while asked < buffer.len() && under_way.len() < WINDOW_MAX {
+                let count = unit.min(buffer.len() - asked);
+                let count_on_wire = u32::try_from(count).unwrap_or(u32::MAX);
+                under_way.push_back((self.start_read(fid, offset + asked as u64, count_on_wire)?, count));
+                asked += count;
+            }
+            let Some((call, count)) = under_way.pop_front() else { return Ok(done) };
+            let read = call.finish_read(&mut buffer[done..done + count])?;
+            done += read;
+            if read < count {
+                return Ok(done);
+            }
         }
     }
 
