@@ -7,7 +7,7 @@ use p9p::filesystem::{Answer, Cancel, OpenFile, OpenFlags};
 use p9p::stat::{SetAttributes, setattr};
 use p9p_fuse::Caching;
 
-use super::item::{self, Change, Found, Item, ItemStat};
+use super::item::{self, Change, Found, Item, ItemStat, Kind};
 
 /// Most bytes of a text that is edited, or of a command.
 const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -171,13 +171,19 @@ impl Item for CommandFile {
         item::not_a_directory()
     }
 
-    /// `echo commit > ctl` empties it first, which is nothing.
+    /// `echo commit > ctl` empties it first, which is nothing; and a wstat that does sets the mode that it has.
     fn set(&self, change: &SetAttributes) -> Answer<()> {
-        match (change.valid & setattr::SIZE != 0, change.size) {
-            (true, 0) => Ok(()),
-            (true, _) => Err(Errno::EPERM.with_text("Can't extend command file")),
-            (false, _) => Err(Errno::EPERM.with_text("Can't chmod special file")),
+        if change.valid & setattr::SIZE != 0 {
+            return if change.size == 0 {
+                Ok(())
+            } else {
+                Err(Errno::EPERM.with_text("Can't extend command file"))
+            };
         }
+        if change.mode & 0o7777 == Kind::File.mode() & 0o7777 {
+            return Ok(());
+        }
+        Err(Errno::EPERM.with_text("Can't chmod special file"))
     }
 
     fn target(&self) -> Answer<Vec<u8>> {

@@ -14,7 +14,7 @@ use p9p::connection::{ConnectOptions, Connection};
 use p9p::filesystem::OpenFlags;
 use p9p::message::{Dialect, Fid};
 use p9p::net::{Address, Server, ServerOptions};
-use p9p::stat::{SetAttributes, setattr};
+use p9p::stat::{SetAttributes, Time, setattr};
 use p9p_fuse::{MountError, MountOptions};
 use tempfile::TempDir;
 
@@ -153,6 +153,7 @@ const WORDS: &[(&str, Errno)] = &[
     ("Directory is read-only", Errno::EROFS),
     ("Can only contain directories", Errno::EPERM),
     ("Can't chmod special file", Errno::EPERM),
+    ("Can't extend command file", Errno::EPERM),
     ("Already exists", Errno::EEXIST),
     ("Merge conflict: ", Errno::EBUSY),
     ("conflicts file is not empty: ", Errno::EBUSY),
@@ -250,7 +251,10 @@ impl Door for NineP {
         Ok(Seen { kind: kind(attributes.mode), size: attributes.size, number: attributes.qid.path })
     }
     fn truncate(&self, path: &str, size: u64) -> Done<()> {
-        self.change(path, SetAttributes { valid: setattr::SIZE, size, ..SetAttributes::default() })
+        // With the time, as Linux's client does.
+        let mtime = Time { seconds: 1_700_000_000, nanoseconds: 0 };
+        let valid = setattr::SIZE | setattr::MTIME | setattr::MTIME_SET;
+        self.change(path, SetAttributes { valid, size, mtime, ..SetAttributes::default() })
     }
     fn make_executable(&self, path: &str) -> Done<()> {
         self.change(path, SetAttributes { valid: setattr::MODE, mode: 0o755, ..SetAttributes::default() })

@@ -53,6 +53,21 @@ fn the_working_tree_is_a_file_system() {
     });
 }
 
+/// As a shell's `> ctl` does it in a kernel's client.
+#[test]
+fn a_command_file_is_emptied_and_nothing_else() {
+    through_all(|world| {
+        let transaction = begin(world, "b");
+        world.door.write(&format!("{transaction}/rw/f"), b"x").unwrap();
+        let ctl = format!("{transaction}/ctl");
+        assert_eq!(world.door.truncate(&ctl, 0), Ok(()), "{}", world.name);
+        assert_eq!(world.door.truncate(&ctl, 1), Err(Errno::EPERM.0), "{}", world.name);
+        assert_eq!(world.door.make_executable(&ctl), Err(Errno::EPERM.0), "{}", world.name);
+        world.door.write(&ctl, b"commit").unwrap();
+        assert_eq!(world.text("branch/b/ro/f"), "x");
+    });
+}
+
 #[test]
 fn renames_across_directories_keep_the_file() {
     through_all(|world| {
