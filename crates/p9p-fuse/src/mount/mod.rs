@@ -143,10 +143,18 @@ impl Mount {
         let root = filesystem.attach(&attach).map_err(MountError::Attach)?;
         let path = kernel::check_directory(path.as_ref())?;
         let (device, unmounter) = kernel::mount(&path, &options)?;
+        // Before anybody can use it, so that there is no moment at which a kill leaves it behind.
+        let guard = options.guard.then(|| Guard::start(&path, &unmounter)).flatten();
         match Self::begin(path, root, device, unmounter.clone(), options) {
-            Ok(mount) => Ok(mount),
+            Ok(mut mount) => {
+                mount.guard = guard;
+                Ok(mount)
+            }
             Err((path, error)) => {
                 unmounter.unmount(&path);
+                if let Some(guard) = guard {
+                    guard.dismiss();
+                }
                 Err(error)
             }
         }
@@ -178,8 +186,7 @@ impl Mount {
             return Err(thread_failed(path, error));
         }
         kernel::raise_readahead(&path);
-        let guard = options.guard.then(|| Guard::start(&path, &unmounter)).flatten();
-        Ok(Self { path, session, unmounter, guard })
+        Ok(Self { path, session, unmounter, guard: None })
     }
 
     /// Where it is.
