@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ethlink::inside::{self, Inside};
 use ethlink::{Address, Addressing, Hub, Identities, Namespace, Protocol, Tap, TapOptions, pass, take_fd};
 use vpnkit::{HubLink, Link, MacAddr, Network, PREFIX_BITS, TapLink, Update};
+use vpnkit_sandbox::Code;
 
 use crate::cli::{Cli, Local};
 use crate::detours::Later;
@@ -154,6 +155,9 @@ pub fn make_tap(cli: &Cli) -> Result<(), Failure> {
     pass::send(std::io::stdin(), std::os::fd::AsFd::as_fd(&tap)).map_err(|error| Failure::of(&error))?;
     drop(tap);
     if forwards_ports(cli) {
+        if let Ok(code) = Code::find() {
+            code.release();
+        }
         inside::serve(std::io::stdin()).map_err(|error| Failure::of(&error))?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpnkit::{Engine, Stopper};
 use vpnkit_control::{Api, Network, Settings};
 use vpnkit_sandbox::warden::{Ending, Named};
-use vpnkit_sandbox::{Charge, Report, Warden, confine};
+use vpnkit_sandbox::{Charge, Code, Report, Warden, confine};
 
 use crate::attach;
 use crate::cli::{Cli, Local, YesNo};
@@ -42,6 +42,8 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
         let _ = warden.own(&path);
     }
     warden.seal().map_err(|error| Failure::of(&error))?;
+    // Later there is no /proc.
+    let code = Code::find();
     let sandbox = sandbox(cli)?;
 
     let detours = Arc::new(Detours::start(cli, Arc::clone(&warden), later)?);
@@ -80,6 +82,9 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     stop_after("signals", engine.stopper(), move || {
         signals.forever().next();
     })?;
+    if let Ok(code) = code {
+        code.release();
+    }
     engine.wait();
     Ok(())
 }

@@ -3,17 +3,20 @@
 //! - [`confine()`]: what the process gives up before the first frame: privileges, the file system, and all system calls but
 //!   those of a network ([`filter`]);
 //! - [`warden`]: a small process outside, started before, that follows files, makes and removes Unix sockets, and says
-//!   when a namespace is gone. It knows beforehand which, so that it can be asked for nothing else.
+//!   when a namespace is gone. It knows beforehand which, so that it can be asked for nothing else;
+//! - [`Code`]: gives memory back that only the start needed.
 //!
 //! Linux alone: docs/adr/0026-sandbox.md says what is given up and why.
 #![deny(unsafe_code)]
 
+mod code;
 pub mod confine;
 pub mod filter;
 mod sys;
 pub mod warden;
 mod watch;
 
+pub use code::Code;
 pub use confine::{ConfineError, Report, confine};
 #[doc(hidden)]
 pub use sys::{trace, unshare};

@@ -13,6 +13,7 @@ use ethlink::pass;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::code::Code;
 use crate::sys;
 use crate::watch::{FILE_BYTES_MAX, Watch};
 
@@ -265,6 +266,9 @@ fn serve(charge: Charge, mut asked: UnixStream, telling: UnixStream) {
     let folders = charge.folders.map(|folders| folders.iter().map(|folder| absolute(folder)).collect());
     let (owned, sockets) = (Vec::new(), charge.sockets);
     let mut office = Office { owned, sealed: false, folders, sockets, connects };
+    if let Ok(code) = Code::find() {
+        code.release();
+    }
     while office.take(&mut asked).is_ok() {}
     for (path, identity) in office.owned {
         // Another program may have made its own there since.
