@@ -100,6 +100,8 @@ struct Port {
 pub struct Ports {
     ports: HashMap<u32, Port>,
     next: u32,
+    /// How many of them rest: mostly none, and thousands of others need not be looked at in each round.
+    resting: usize,
 }
 
 impl Ports {
@@ -109,6 +111,9 @@ impl Ports {
 
     /// When a resting port goes on.
     pub fn deadline(&self) -> Option<Instant> {
+        if self.resting == 0 {
+            return None;
+        }
         self.ports.values().filter_map(|port| port.paused_until).min()
     }
 }
@@ -137,6 +142,7 @@ impl Host {
         else {
             return Err(ForwardError::Unknown { protocol: forward.protocol, bind: forward.bind });
         };
+        self.forwards.resting -= usize::from(port.paused_until.is_some());
         self.poller.remove(&port.bound.socket, port.token);
         self.stack.udp_unforward(ForwardId(number));
         Ok(())
@@ -173,16 +179,21 @@ impl Host {
         if let Some(port) = self.forwards.ports.get_mut(&number)
             && self.poller.modify(&port.bound.socket, port.token, EventFlags::empty()).is_ok()
         {
+            self.forwards.resting += usize::from(port.paused_until.is_none());
             port.paused_until = Some(until);
         }
     }
 
     pub(super) fn forwards_resume(&mut self, now: Instant) {
+        if self.forwards.resting == 0 {
+            return;
+        }
         for port in self.forwards.ports.values_mut() {
             if port.paused_until.is_some_and(|until| until <= now)
                 && self.poller.modify(&port.bound.socket, port.token, EventFlags::IN).is_ok()
             {
                 port.paused_until = None;
+                self.forwards.resting -= 1;
             }
         }
     }
