@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -94,6 +94,48 @@ fn a_sandboxed_network_forwards_through_the_socket_of_a_hypervisor() {
     let mut frame = [0; 2 + 17];
     reader.read_exact(&mut frame).unwrap();
     assert_eq!(frame, [0, 0, 17, 0, 1, 0, 0, 0, 0, 2, 1, 4, 0, 192, 168, 65, 3, 80, 0]);
+}
+
+/// Asks for a pipe as VPNKit's Go client does; returns what is said.
+fn expose_pipe(folder: &Path, from: &Path, to: &str) -> String {
+    let body = serde_json::json!({"proto": "unix", "out_path": from, "in_path": to}).to_string();
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "20", "-X", "PUT", "-H", "Content-Type: application/json", "-d", &body]);
+    curl.arg("--unix-socket").arg(folder.join("control")).arg("http://vpnkit/forwards/expose/pipe");
+    String::from_utf8(curl.output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn a_pipe_leads_to_a_path_in_the_machine_where_there_is_a_way_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::create_dir(path("pipes")).unwrap();
+    let pipe = folder.path().join("pipes/docker.sock");
+    let arguments = ["--control", &path("control"), "--forward-sockets", &path("pipes")];
+    let vpnkit = Vpnkit::start(folder.path(), &arguments);
+    let said = expose_pipe(folder.path(), &pipe, "/run/docker.sock");
+    assert!(said.contains("start the network with --vsock-path") && !pipe.exists(), "{said}");
+    drop(vpnkit);
+    for name in ["port", "qemu", "control"] {
+        let _ = std::fs::remove_file(path(name));
+    }
+
+    let machine = UnixListener::bind(path("connect")).unwrap();
+    let _vpnkit =
+        Vpnkit::start(folder.path(), &[&arguments[..], &["--vsock-path", &path("connect")]].concat());
+    let said = expose_pipe(folder.path(), &pipe, "/run/docker.sock");
+    assert!(said.contains(r#""in_path":"/run/docker.sock""#), "{said}");
+    let _client = UnixStream::connect(&pipe).unwrap();
+    let mut reader = BufReader::new(machine.accept().unwrap().0);
+    let mut line = String::new();
+    for _ in 0..2 {
+        reader.read_line(&mut line).unwrap();
+    }
+    // No payload, then the stream that is opened to the path.
+    let mut frame = [0; 2 + 27];
+    reader.read_exact(&mut frame).unwrap();
+    assert_eq!(frame[..13], [0, 0, 27, 0, 1, 0, 0, 0, 0, 2, 3, 16, 0]);
+    assert_eq!(frame[13..], *b"/run/docker.sock");
 }
 
 #[test]
