@@ -133,6 +133,166 @@ fn accesses_near_one_another_agree_across_pages() {
 }
 
 #[test]
+fn accesses_one_right_after_the_other_agree_across_pages() {
+    agreed(|a| {
+        let (mut top, mut function) = (a.create_label(), a.create_label());
+        a.mov(rbx, DATA + 0x1fff)?;
+        a.mov(rsi, DATA)?;
+        a.mov(r9, STACK)?;
+        a.mov(rcx, 3000u64)?;
+        a.set_label(&mut top)?;
+        // Pushes and pops, with what reads, writes and keeps flags between them.
+        a.cmp(rcx, 1500)?;
+        a.push(rcx)?;
+        a.push(r10)?;
+        a.lea(rax, qword_ptr(rax + rcx * 2))?;
+        a.push(rax)?;
+        a.setb(dl)?;
+        a.pop(r8)?;
+        a.adc(r8, 3)?;
+        a.pop(r10)?;
+        a.pop(r11)?;
+        // One address through two registers, which goes over pages' ends.
+        a.mov(edi, ecx)?;
+        a.and(edi, 0xfff)?;
+        a.add(r10, qword_ptr(rsi + rdi * 2 + 1))?;
+        a.imul_2(r10, r11)?;
+        a.mov(qword_ptr(rsi + rdi * 2 + 1), r10)?;
+        a.inc(rdi)?;
+        a.xor(dword_ptr(rsi + rdi * 2 + 9), r10d)?;
+        a.add(dword_ptr(rbx), ecx)?;
+        a.mov(al, byte_ptr(rbx + 4))?;
+        a.sub(rbx, 1)?;
+        a.adc(byte_ptr(rbx - 1), al)?;
+        a.call(function)?;
+        a.sub(rsp, 24)?;
+        a.dec(rcx)?;
+        a.jne(top)?;
+        a.mov(rax, r9)?;
+        a.ud2()?;
+        a.set_label(&mut function)?;
+        a.push(rbp)?;
+        a.push(rbx)?;
+        a.mov(rbp, rsp)?;
+        a.xor(rbx, qword_ptr(rbp + 16))?;
+        a.add(rbx, 7)?;
+        a.pop(rbx)?;
+        a.pop(rbp)?;
+        a.ret()
+    });
+}
+
+#[test]
+fn loops_with_windows_that_last_agree() {
+    agreed(|a| {
+        let (mut outer, mut top) = (a.create_label(), a.create_label());
+        a.mov(rbx, DATA + 0xfb0)?; // goes over the page's end
+        a.mov(rsi, DATA + 0x3000)?; // goes before its begin
+        a.mov(rdi, DATA + 0x4000)?;
+        a.mov(edx, 5)?;
+        a.mov(r12d, 40)?;
+        a.set_label(&mut outer)?;
+        a.mov(ecx, 100)?;
+        a.set_label(&mut top)?;
+        a.add(qword_ptr(rsi + 8), rcx)?;
+        a.push(rcx)?;
+        a.xor(rax, qword_ptr(rsi + 16))?;
+        a.add(dword_ptr(rbx + 12), eax)?;
+        a.add(rax, qword_ptr(rbx + 0x20))?;
+        a.rol(qword_ptr(rdi + rdx * 4), 3)?;
+        a.adc(rax, qword_ptr(rdi + rdx * 4))?;
+        a.pop(r8)?;
+        a.mov(qword_ptr(rsi + 16), rax)?;
+        a.dec(ecx)?;
+        a.test(ecx, 3)?;
+        a.jne(top)?;
+        a.inc(r9)?;
+        a.test(ecx, ecx)?;
+        a.jne(top)?;
+        a.add(rbx, 8)?;
+        a.sub(rsi, 16)?;
+        a.inc(edx)?;
+        a.dec(r12d)?;
+        a.jne(outer)?;
+        a.ud2()
+    });
+}
+
+#[test]
+fn a_loop_with_registers_in_places_of_its_own_faults_where_it_belongs() {
+    let left = agreed(|a| {
+        let mut top = a.create_label();
+        a.mov(r9, DATA)?;
+        a.mov(r10d, 1)?;
+        a.mov(r11d, 3000)?;
+        a.mov(r14d, 0x1234)?;
+        a.set_label(&mut top)?;
+        a.add(r10, qword_ptr(r9 + 4))?;
+        a.rol(r10, 5)?;
+        a.xor(qword_ptr(r9 + r11), r10)?;
+        a.inc(r9)?;
+        a.mov(eax, r10d)?;
+        a.xor(edx, edx)?;
+        a.sub(r11d, 1)?;
+        a.div(r11d)?; // at last by zero
+        a.test(r10d, 7)?;
+        a.jne(top)?;
+        a.add(r14, r11)?;
+        a.jmp(top)
+    });
+    assert_eq!((left.fault.1, left.regs[11], left.regs[9]), (vector::DE, 0, DATA + 3000));
+}
+
+#[test]
+fn flags_that_nobody_reads_agree_where_loads_overwrite_what_made_them() {
+    agreed(|a| {
+        let (mut top, mut on) = (a.create_label(), a.create_label());
+        a.mov(rsi, DATA)?;
+        a.mov(ecx, 4000)?;
+        a.set_label(&mut top)?;
+        a.lea(rdi, qword_ptr(rsi + rcx * 2))?;
+        a.and(edx, 0x1ffe)?;
+        a.movzx(edx, word_ptr(rsi + rdx))?; // nobody reads the flags of AND
+        a.cmp(edx, ecx)?;
+        a.jb(on)?;
+        a.mov(edx, dword_ptr(rdi - 1))?; // those of CMP are read
+        a.adc(r8d, edx)?;
+        a.set_label(&mut on)?;
+        a.add(dword_ptr(rdi), 0x5bd1)?;
+        a.xor(edx, r8d)?;
+        a.mov(edx, r8d)?;
+        a.sub(ecx, 1)?;
+        a.jne(top)?;
+        a.ud2()
+    });
+}
+
+#[test]
+fn an_instruction_on_two_pages_agrees_and_follows_changes_of_its_second_page() {
+    let left = agreed(|a| {
+        let (mut outer, mut top, mut again) = (a.create_label(), a.create_label(), a.create_label());
+        a.xor(r8d, r8d)?; // 3 bytes
+        a.mov(edx, 3)?; // 5 bytes
+        a.set_label(&mut outer)?;
+        a.mov(ecx, 200)?; // 5 bytes
+        a.set_label(&mut again)?;
+        a.jmp(top)?; // 5 bytes
+        a.nops_with_size(0xffd - 18)?;
+        a.set_label(&mut top)?;
+        a.add(r8, 0x0102_0304)?; // the last four bytes on the second page
+        a.dec(ecx)?;
+        a.jne(again)?;
+        a.mov(rbx, CODE + 0x1000)?;
+        a.add(dword_ptr(rbx), 0x11)?;
+        a.dec(edx)?;
+        a.jne(outer)?;
+        a.ud2()
+    });
+    assert_eq!(left.regs[8], 200 * (3 * 0x0102_0304 + 3 * 0x11));
+    assert_eq!(left.memory[CODE as usize + 0xffd..][..3], [0x49, 0x81, 0xc0]);
+}
+
+#[test]
 fn a_trace_ends_when_any_of_its_blocks_is_written() {
     let left = agreed(|a| {
         let (mut outer, mut top) = (a.create_label(), a.create_label());

@@ -3,16 +3,17 @@
 use iced_x86::Instruction;
 
 use super::asm::{Mem, alu, cond, host};
+use super::cold::{Cold, ColdKind};
 use super::emit::Emit;
-use super::frame::{TLB, host_of, spilled_at, window_of};
-use super::windows::Member;
+use super::frame::{TLB, window_of};
+use super::windows::{Lasting, Member, STACK, Through};
 use crate::mem::{TLB_ENTRIES, TlbEntry};
-
-/// RSP.
-const RSP: u8 = 4;
 
 /// What is accessed when a TLB check has found it.
 pub const FOUND: Mem = Mem { base: Some(host::R15), index: Some((host::R14, 0)), disp: 0 };
+
+/// Prefix of an instruction whose memory operand is relative to the GS base.
+const GS: u8 = 0x65;
 
 /// log2 of the size of a TLB entry.
 const ENTRY_SHIFT: u8 = 5;
@@ -40,16 +41,17 @@ pub struct Access {
 /// An access of a window's, when it is not to be had through the window.
 #[derive(Debug, Clone, Copy)]
 pub struct Single {
-    /// The guest's register that it is through.
-    base: u8,
-    /// Distance of its address from that.
+    /// The guest's registers that it is through.
+    through: Through,
+    /// Distance of its address from those.
     disp: i32,
     access: Access,
-    member: Member,
+    /// Its window.
+    pub member: Member,
     /// Whether it is the one that opens the window.
     opens: bool,
     /// Where the code goes on with the access, R15 being the host address of the window.
-    back: usize,
+    pub back: usize,
 }
 
 /// The branches that are taken when an access is not possible on the fast way.
@@ -83,7 +85,7 @@ impl Emit<'_> {
         let disp = instruction.memory_displacement64() as i32;
         match self.member(disp) {
             Some(member) if base.is_gpr64() && !access.aligned => {
-                self.through_window(member, base.number() as u8, disp, access)
+                self.through_window(member, Through::of(instruction), disp, access)
             }
             _ => {
                 self.address(instruction);
@@ -97,7 +99,7 @@ impl Emit<'_> {
     pub fn on_stack(&mut self, disp: i32, write: bool) -> Found {
         let access = Access { bytes: 8, write, aligned: false };
         if let Some(member) = self.member(disp) {
-            return self.through_window(member, RSP, disp, access);
+            return self.through_window(member, STACK, disp, access);
         }
         match disp {
             0 => self.asm.mov(host::R14, host::R13),
@@ -110,67 +112,124 @@ impl Emit<'_> {
     /// The window that the access of the current instruction belongs to.
     fn member(&self, disp: i32) -> Option<Member> {
         let member = self.windows.get(self.before as usize).copied().flatten();
-        member.filter(|member| disp.checked_sub(member.shift).is_some())
+        member.filter(|member| !self.alone && disp.checked_sub(member.shift).is_some())
     }
 
-    fn through_window(&mut self, member: Member, base: u8, disp: i32, access: Access) -> Found {
+    fn through_window(&mut self, member: Member, through: Through, disp: i32, access: Access) -> Found {
+        if self.holds(member.slot) {
+            return Found { at: Mem::at(host::R15, member.shift), miss: Miss::NONE };
+        }
         self.flags.before_clobber(&mut self.asm);
         let place = window_of(member.slot);
         let opens = self.opened & 1 << member.slot == 0;
         let from = if opens {
             self.opened |= 1 << member.slot;
-            self.address_of(base, disp - member.shift);
-            let from = self.probe(member.bytes, member.writes);
-            self.asm.load(host::R15, HOST);
-            self.asm.lea(true, host::R15, FOUND);
-            self.asm.store(place, host::R15);
-            from
+            self.open(member, through, disp - member.shift)
         } else {
             self.asm.load(host::R15, place);
             self.asm.reg_reg(true, &[0x85], host::R15, host::R15); // test
             self.asm.jcc(cond::E, 0)
         };
         let back = self.asm.here();
-        let single = Single { base, disp, access, member, opens, back };
+        let single = Single { through, disp, access, member, opens, back };
+        self.hold(from, single);
         let at = Mem::at(host::R15, member.shift);
         Found { at, miss: Miss { from: [from, 0], single: Some(single) } }
     }
 
+    /// Looks a window up that begins `disp` bytes from what registers give, and keeps its address, in R15 and the frame. Gives
+    /// the displacement of the branch that is taken if it is not to be had.
+    fn open(&mut self, member: Member, through: Through, disp: i32) -> usize {
+        self.address_of(through, disp);
+        let from = self.probe(member.bytes, member.writes);
+        self.load_host();
+        self.asm.lea(true, host::R15, FOUND);
+        self.asm.store(window_of(member.slot), host::R15);
+        from
+    }
+
+    /// Looks the windows up that last while the trace is gone round; those that are not to be had are void.
+    pub fn open_lasting(&mut self, lasting: &[Lasting]) {
+        for Lasting { through, disp, member } in lasting.iter().copied() {
+            self.opened |= 1 << member.slot;
+            let from = self.open(member, through, disp);
+            let back = self.asm.here();
+            self.cold.push(Cold { from: [from, 0], kind: ColdKind::Void { slot: member.slot, back } });
+        }
+    }
+
+    /// Has a window be void.
+    pub fn void(&mut self, slot: u8) {
+        self.asm.reg_mem(true, &[0xc7], 0, window_of(slot)); // mov qword [window], 0
+        self.asm.bytes(&[0; 4]);
+    }
+
+    /// An access did not find its window: one that lasts is looked up again, and the access done; what follows is for when
+    /// that fails.
+    pub fn reopen(&mut self, single: &Single) {
+        let Single { through, disp, member, opens, back, .. } = *single;
+        if opens {
+            self.void(member.slot);
+        } else if member.lasts {
+            let from = self.open(member, through, disp - member.shift);
+            let target = self.asm.base + back;
+            self.asm.jmp(target);
+            self.asm.land(from);
+        }
+    }
+
     /// Tries an access by itself; what follows is for when that fails.
     pub fn single(&mut self, single: &Single) {
-        let Single { base, disp, access, member, opens, back } = *single;
-        if opens {
-            self.asm.reg_mem(true, &[0xc7], 0, window_of(member.slot)); // mov qword [window], 0
-            self.asm.bytes(&[0; 4]);
-        }
-        self.address_of(base, disp);
+        let Single { through, disp, access, member, back, .. } = *single;
+        self.reopen(single);
+        self.address_of(through, disp);
         let outside = self.probe(access.bytes, access.write);
-        self.asm.load(host::R15, HOST);
+        self.load_host();
         self.asm.lea(true, host::R15, Mem { disp: -member.shift, ..FOUND });
         let target = self.asm.base + back;
         self.asm.jmp(target);
         self.asm.land(outside);
     }
 
-    /// `[base + disp]`, of a register of the guest, to R14.
-    fn address_of(&mut self, base: u8, disp: i32) {
-        let register = host_of(base).unwrap_or_else(|| {
-            self.asm.load(host::R14, spilled_at(base));
-            host::R14
-        });
-        self.asm.lea(true, host::R14, Mem::at(register, disp));
+    /// The address `disp` bytes from what registers of the guest give, to R14. May overwrite R15.
+    fn address_of(&mut self, through: Through, disp: i32) {
+        let base = Some(self.in_register(through.base, host::R14));
+        let index = through.index.map(|(index, scale)| (self.in_register(index, host::R15), scale));
+        self.asm.lea(true, host::R14, Mem { base, index, disp });
     }
 
-    /// Looks an address in R14 up: R15 is then the TLB's entry and R14 the offset in its page. Gives the displacement of the
+    /// Looks an address in R14 up: R15 is then where the TLB's entry is, for
+    /// [`Emit::load_host`], and R14 the offset in its page. Gives the displacement of the
     /// branch that is taken unless so many bytes there may be read or written.
     fn probe(&mut self, bytes: u32, write: bool) -> usize {
-        self.asm.mov32(host::R15, host::R14);
-        self.asm.shr32(host::R15, 12 - ENTRY_SHIFT);
+        let features = self.state.features;
+        if features.rorx {
+            self.asm.rorx32(host::R15, host::R14, 12 - ENTRY_SHIFT);
+        } else {
+            self.asm.mov32(host::R15, host::R14);
+            self.asm.shr32(host::R15, 12 - ENTRY_SHIFT);
+        }
         self.asm.alu_imm(false, alu::AND, host::R15, ((TLB_ENTRIES - 1) << ENTRY_SHIFT) as i32);
-        self.asm.alu_mem(true, alu::ADD, host::R15, TLB);
+        if !features.gs_base {
+            self.asm.alu_mem(true, alu::ADD, host::R15, TLB);
+        }
+        self.in_tlb();
         self.asm.alu_mem(true, alu::SUB, host::R14, Mem::at(host::R15, tag_offset(write)));
         self.asm.alu_imm(true, alu::CMP, host::R14, 4096 - bytes as i32);
         self.asm.jcc(cond::A, 0)
+    }
+
+    /// Has the next instruction access the TLB with its memory operand, which R15 is the base of.
+    fn in_tlb(&mut self) {
+        if self.state.features.gs_base {
+            self.asm.out.push(GS);
+        }
+    }
+
+    /// The host's page in the entry of the TLB that [`Emit::probe`] found, to R15.
+    fn load_host(&mut self) {
+        self.in_tlb();
+        self.asm.load(host::R15, HOST);
     }
 
     /// Checks that `bytes` bytes at the linear address in R14 may be read or written, and are in one page of RAM. Then
@@ -185,7 +244,7 @@ impl Emit<'_> {
             self.asm.out.push((bytes - 1) as u8);
             crooked = self.asm.jcc(cond::NE, 0);
         }
-        self.asm.load(host::R15, HOST);
+        self.load_host();
         [outside, crooked]
     }
 

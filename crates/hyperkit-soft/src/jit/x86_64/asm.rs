@@ -245,6 +245,24 @@ impl Asm {
         self.out.push(count);
     }
 
+    /// `rorx to, from, count`, 32 bits
+    pub fn rorx32(&mut self, to: u8, from: u8, count: u8) {
+        let rxb = (!to >> 3 & 1) << 7 | 0x40 | (!from >> 3 & 1) << 5;
+        self.bytes(&[0xc4, rxb | 3, 0x7b, 0xf0, 0xc0 | (to & 7) << 3 | from & 7, count]);
+    }
+
+    /// `imul to, from, value`, 32 bits
+    pub fn imul32(&mut self, to: u8, from: u8, value: u32) {
+        self.reg_reg(false, &[0x69], to, from);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `wrgsbase reg`, 64 bits
+    pub fn write_gs_base(&mut self, reg: u8) {
+        self.out.push(0xf3);
+        self.reg_reg(true, &[0x0f, 0xae], 3, reg);
+    }
+
     /// `shl reg, count`, 32 bits
     pub fn shl32(&mut self, reg: u8, count: u8) {
         self.reg_reg(false, &[0xc1], 4, reg);
@@ -281,6 +299,12 @@ impl Asm {
         let next = self.base + at + 4;
         self.imm32(target.wrapping_sub(next) as i32);
         at
+    }
+
+    /// Has the branch with its displacement at offset `at` lead to an address.
+    pub fn aim(&mut self, at: usize, target: usize) {
+        let distance = target.wrapping_sub(self.base + at + 4) as i32;
+        self.out[at..at + 4].copy_from_slice(&distance.to_le_bytes());
     }
 
     /// Has the branch with its displacement at offset `at` lead to what comes next.

@@ -4,9 +4,10 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::access::Miss;
 use super::asm::{Mem, cond, host};
-use super::emit::{Cold, ColdKind, Emit};
+use super::cold::{Cold, ColdKind};
+use super::emit::{Emit, LINKED};
 use super::flags::{ALL, Place, SAVED_OF, SAVED_SHIFT};
-use super::frame::{FLAGS, PAGE, SCRATCH, host_of, spilled_at};
+use super::frame::{FLAGS, PAGE, SCRATCH};
 use super::helpers::Kind;
 use super::trace::Follow;
 
@@ -53,12 +54,16 @@ impl Emit<'_> {
         if self.flags.place == Place::Recipe {
             self.flags.need_host(&mut self.asm, ALL);
         }
-        if (0..4096).contains(&target) {
+        if LINKED.contains(&target) || self.turn_to(target).is_some() {
+            if self.turn_to(target).is_none() {
+                self.exchange();
+            }
             let from = self.asm.jmp(0);
             self.branch_to(from, target);
             return;
         }
         self.flags.need_frame(&mut self.asm);
+        self.exchange();
         self.far(target as i32);
     }
 
@@ -93,7 +98,7 @@ impl Emit<'_> {
     fn jcc(&mut self, instruction: &Instruction, target: i64) {
         let condition = self.condition(instruction);
         let from = self.asm.jcc(condition, 0);
-        self.branch_to(from, target);
+        self.leave_to(from, target);
         let next = instruction.next_ip().wrapping_sub(self.page) as i64;
         self.go(next);
     }
@@ -111,7 +116,7 @@ impl Emit<'_> {
     }
 
     fn call(&mut self, instruction: &Instruction, target: i64) {
-        self.flags.need_frame(&mut self.asm);
+        self.flags.need_frame_through(&mut self.asm, host::R14);
         let miss = self.push_return(instruction);
         self.redo(miss, instruction, 0);
         self.go(target);
@@ -120,7 +125,11 @@ impl Emit<'_> {
     /// The branches of `miss` leave the instruction, which ends the block, to the interpreter, after `rsp` is added
     /// to the guest's RSP. The flags are in the frame.
     pub fn redo(&mut self, miss: impl Into<Miss>, instruction: &Instruction, rsp: i32) {
-        let Miss { from, single } = miss.into();
+        let miss = miss.into();
+        if miss.is_none() {
+            return;
+        }
+        let Miss { from, single } = miss;
         let near = !matches!(instruction.mnemonic(), Mnemonic::Cli | Mnemonic::Sti | Mnemonic::Popfq);
         let site = self.site(instruction, if near { Kind::Branch } else { Kind::Last });
         let back = self.asm.here();
@@ -131,6 +140,7 @@ impl Emit<'_> {
     /// The branch at `from` has not found its target in the table: looks once more, then does as [`Emit::redo`] does.
     fn missed(&mut self, from: usize, instruction: &Instruction, rsp: i32) {
         let site = self.site(instruction, Kind::Branch);
+        self.state.in_usual_places(site);
         self.cold.push(Cold { from: [from, 0], kind: ColdKind::Missed { site, rsp } });
     }
 
@@ -150,9 +160,9 @@ impl Emit<'_> {
         self.flags.need_frame(&mut self.asm);
         if in_register {
             let guest = register.number() as u8;
-            match host_of(guest) {
+            match self.host_of(guest) {
                 Some(register) => self.asm.mov(host::R14, register),
-                None => self.asm.load(host::R14, spilled_at(guest)),
+                None => self.load_spilled(host::R14, guest),
             }
         } else {
             if !self.address(instruction) {
@@ -169,6 +179,7 @@ impl Emit<'_> {
             self.redo(miss, instruction, 0);
             self.asm.load(host::R14, SCRATCH);
         }
+        self.exchange();
         let miss = self.look_up();
         self.missed(miss, instruction, if calls { 8 } else { 0 });
         true
@@ -179,11 +190,12 @@ impl Emit<'_> {
             return false;
         }
         let drop = instruction.stack_pointer_increment();
-        self.flags.need_frame(&mut self.asm);
+        self.flags.need_frame_through(&mut self.asm, host::R14);
         let found = self.on_stack(0, false);
         self.redo(found.miss, instruction, 0);
         self.asm.load(host::R14, found.at);
         self.asm.lea(true, host::R13, Mem::at(host::R13, drop));
+        self.exchange();
         let miss = self.look_up();
         self.missed(miss, instruction, -drop);
         true

@@ -4,7 +4,6 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::asm::{Mem, alu, cond, host};
 use super::emit::Emit;
-use super::frame::{host_of, spilled_at};
 
 /// `sar reg, bits - 1`
 fn sign(emit: &mut Emit, wide: bool, register: u8) {
@@ -32,9 +31,9 @@ impl Emit<'_> {
         let mut from = [0; 2];
         if in_register {
             let guest = instruction.op0_register().number() as u8;
-            match host_of(guest) {
+            match self.host_of(guest) {
                 Some(register) => self.asm.mov(host::R15, register),
-                None => self.asm.load(host::R15, spilled_at(guest)),
+                None => self.load_spilled(host::R15, guest),
             }
         } else {
             if !self.address(instruction) {

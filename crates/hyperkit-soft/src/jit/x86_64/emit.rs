@@ -2,89 +2,34 @@
 
 use iced_x86::{Instruction, InstructionInfoFactory};
 
-use super::access::{Miss, Single};
+use super::access::Miss;
 use super::asm::{Asm, Mem, alu, cond, host};
+use super::chains::{Held, Mark};
+use super::cold::{Cold, ColdKind};
 use super::flags::{self, Place, Recipe, Tracker};
-use super::frame::{BASES, PAGE, SHARES, VECTORS, budget_of, host_of, spilled_at};
+use super::frame::{BASES, PAGE, SHARES, VECTORS, budget_of};
 use super::helpers::{Kind, Site};
+use super::places::Places;
 use super::state::{Link, State};
+use super::trace::Part;
 use super::windows::Member;
 use crate::cpu::{CodeSize, seg};
 use crate::decode::Context;
 use crate::op::Op;
 
-/// Code that is run rarely, emitted behind the block.
-#[derive(Debug, Clone)]
-pub struct Cold {
-    /// Displacements of the branches that lead here.
-    pub from: [usize; 2],
-    /// What is to be done.
-    pub kind: ColdKind,
-}
+/// Distances from the page of what can be linked to: an instruction that begins further on may lie on two pages, and where the
+/// second one is depends on its translation, as the tables of jumps do.
+pub const LINKED: std::ops::Range<i64> = 0..4096 - 14;
 
-/// See [`Cold`].
-#[derive(Debug, Clone)]
-pub enum ColdKind {
-    /// The instruction of a site is left to the interpreter.
-    Slow {
-        /// What is tried first.
-        single: Option<Single>,
-        /// The site.
-        site: u32,
-        /// How to make the flags, if they are nowhere.
-        recipe: Option<Recipe>,
-        /// What to add to the guest's RSP first.
-        rsp: i32,
-        /// Whether the code goes on with the flags in RFLAGS.
-        flags_in_host: bool,
-        /// Where it goes on.
-        back: usize,
-    },
-    /// A jump's target is not in its first entry of the table: the other one is looked at; if it is not there either, the
-    /// jump is left to the interpreter.
-    Missed {
-        /// The site.
-        site: u32,
-        /// What to add to the guest's RSP then.
-        rsp: i32,
-    },
-    /// The budget is used up.
-    Due {
-        /// The site.
-        site: u32,
-    },
-    /// A link without a target; `save` if the flags are in RFLAGS.
-    Link {
-        /// The link.
-        link: u32,
-        /// See above.
-        save: bool,
-    },
-    /// A branch to another page, at this distance from the current one; `save` as above.
-    Far {
-        /// Distance of the target from the page.
-        distance: i32,
-        /// See above.
-        save: bool,
-    },
-    /// The trace is left by a branch to this distance from the page.
-    Side {
-        /// See above.
-        distance: i64,
-        /// Instructions that were counted and are not executed.
-        rest: u32,
-        /// Where the flags are.
-        place: Place,
-    },
-    /// Vector registers are to be loaded; if that cannot be, the instruction of the site is left to the interpreter.
-    LoadVectors {
-        /// The site.
-        site: u32,
-        /// Whether with the upper halves of the YMM registers.
-        upper: bool,
-        /// Where the code goes on.
-        back: usize,
-    },
+/// Where a trace that is a loop is gone on with at its begin.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    /// Distance of the begin from the page.
+    pub distance: i64,
+    /// With the flags in the frame.
+    pub frame: usize,
+    /// With the flags in RFLAGS.
+    pub host: usize,
 }
 
 /// A translation in the making.
@@ -119,6 +64,22 @@ pub struct Emit<'a> {
     pub windows: Vec<Option<Member>>,
     /// A bit for each window that was looked up and holds.
     pub opened: u32,
+    /// The trace.
+    pub parts: &'a [Part],
+    /// How the trace goes on at its begin, with windows that last and registers in its own places.
+    pub turn: Option<Turn>,
+    /// Where registers are.
+    pub places: Places,
+    /// The window that R15 has the address of.
+    pub held: Option<Held>,
+    /// The same, of the current instruction.
+    pub fresh: Option<Held>,
+    /// Whether the current instruction accesses memory without a test.
+    pub chained: bool,
+    /// Whether windows are out of use.
+    pub alone: bool,
+    /// Where the current instruction begins.
+    pub begun: Mark,
     /// Rare code.
     pub cold: Vec<Cold>,
     /// Sites whose `resume` is an offset in this code: number and offset.
@@ -150,6 +111,7 @@ impl Emit<'_> {
             block: self.block,
             before: self.before,
             counted: if self.counted { self.total } else { 0 },
+            places: self.places,
             kind,
             flags: kind != Kind::Rare
                 || (instruction.rflags_read() | instruction.rflags_modified()) & flags::ALL != 0,
@@ -176,8 +138,12 @@ impl Emit<'_> {
         self.counted = true;
         let from = self.asm.jcc(cond::S, 0);
         let site = self.site(instruction, kind);
-        self.resumes.push((site, self.asm.here()));
-        self.cold.push(Cold { from: [from, 0], kind: ColdKind::Due { site } });
+        let back = self.asm.here();
+        let window = self.held.map(|held| (held.slot, back));
+        if window.is_none() {
+            self.resumes.push((site, back));
+        }
+        self.cold.push(Cold { from: [from, 0], kind: ColdKind::Due { site, window } });
     }
 
     /// Takes them from the budget, which may become negative; RFLAGS are as before.
@@ -189,7 +155,7 @@ impl Emit<'_> {
     }
 
     /// The same the other way round. To another share: this one was taken from a moment ago.
-    fn give_back(&mut self, rest: u32) {
+    pub fn give_back(&mut self, rest: u32) {
         let budget = budget_of((self.share + SHARES as u8 / 2) % SHARES as u8);
         self.asm.load(host::R14, budget);
         self.asm.lea(true, host::R14, Mem::at(host::R14, rest as i32));
@@ -199,7 +165,8 @@ impl Emit<'_> {
     /// A branch at displacement `from` that leaves the trace after the current instruction.
     pub fn leave_to(&mut self, from: usize, distance: i64) {
         let rest = self.total - self.before - 1;
-        if rest == 0 {
+        let stays = self.places.is_usual() || self.turn_to(distance).is_some();
+        if rest == 0 && stays {
             self.branch_to(from, distance);
             return;
         }
@@ -207,10 +174,20 @@ impl Emit<'_> {
         self.cold.push(Cold { from: [from, 0], kind });
     }
 
-    /// A branch at displacement `from` to where the guest's RIP is `distance` from the page.
+    /// How the trace goes on at its begin, if that is at this distance from the page.
+    pub fn turn_to(&self, distance: i64) -> Option<Turn> {
+        self.turn.filter(|turn| turn.distance == distance)
+    }
+
+    /// A branch at displacement `from`, with registers in their usual places but to the trace's begin, to where the guest's
+    /// RIP is `distance` from the page.
     pub fn branch_to(&mut self, from: usize, distance: i64) {
         let save = matches!(self.flags.place, Place::Host | Place::Both);
-        let kind = if (0..4096).contains(&distance) {
+        if let Some(turn) = self.turn_to(distance) {
+            self.asm.aim(from, if save { turn.host } else { turn.frame });
+            return;
+        }
+        let kind = if LINKED.contains(&distance) {
             let link = Link {
                 at: self.asm.base + from,
                 page: self.phys,
@@ -232,11 +209,9 @@ impl Emit<'_> {
     /// Goes to the code for the linear address in R14; RFLAGS are overwritten, the flags are in the frame.
     /// `miss`: displacement of the branch that is taken if it is not known, to be landed somewhere.
     pub fn look_up(&mut self) -> usize {
-        self.asm.mov32(host::R15, host::R14);
-        self.asm.shr32(host::R15, super::lookup::MIX);
-        self.asm.alu(false, alu::XOR, host::R15, host::R14);
-        self.asm.alu_imm(false, alu::AND, host::R15, super::lookup::INDEX_MASK);
-        self.asm.shl32(host::R15, super::lookup::ENTRY_SHIFT);
+        self.asm.imul32(host::R15, host::R14, super::lookup::FACTOR);
+        self.asm.shr32(host::R15, super::lookup::SHIFT);
+        self.asm.alu_imm(false, alu::AND, host::R15, super::lookup::OFFSET_MASK);
         self.asm.alu_mem(true, alu::ADD, host::R15, super::frame::JUMPS);
         self.asm.alu_mem(true, alu::CMP, host::R14, Mem::at(host::R15, 0));
         let second = self.state.stubs.second;
@@ -295,10 +270,7 @@ impl Emit<'_> {
     pub fn plain_operand(&mut self, instruction: &Instruction) -> Mem {
         let mut register = |register: iced_x86::Register, free: u8| {
             let guest = (register != iced_x86::Register::None).then(|| register.number() as u8)?;
-            Some(host_of(guest).unwrap_or_else(|| {
-                self.asm.load(free, spilled_at(guest));
-                free
-            }))
+            Some(self.in_register(guest, free))
         };
         let base = register(instruction.memory_base(), host::R14);
         let index = register(instruction.memory_index(), host::R15);
@@ -307,10 +279,23 @@ impl Emit<'_> {
         Mem { base, index: index.map(|index| (index, scale)), disp }
     }
 
+    /// The host register that has a guest register: `free`, which it is loaded to, if none else.
+    pub fn in_register(&mut self, guest: u8, free: u8) -> u8 {
+        self.host_of(guest).unwrap_or_else(|| {
+            let place = self.spilled_at(guest);
+            self.asm.load(free, place);
+            free
+        })
+    }
+
     /// Has the branches of `miss` leave an instruction to the interpreter and go on after it, which is what is emitted
     /// next. To be called when the instruction has been emitted; `recipe` makes the flags of before it.
     pub fn slow(&mut self, miss: impl Into<Miss>, instruction: &Instruction, recipe: Option<Recipe>) {
-        let Miss { from, single } = miss.into();
+        let miss = miss.into();
+        if miss.is_none() {
+            return;
+        }
+        let Miss { from, single } = miss;
         let site = self.site(instruction, Kind::Rare);
         let flags_in_host = matches!(self.flags.place, Place::Host | Place::Both);
         let back = self.asm.here();
@@ -339,101 +324,10 @@ impl Emit<'_> {
         self.vectors = level;
     }
 
-    /// Emits the rare code.
-    pub fn finish(&mut self) {
-        while !self.cold.is_empty() {
-            for cold in std::mem::take(&mut self.cold) {
-                for from in cold.from.into_iter().filter(|from| *from != 0) {
-                    self.asm.land(from);
-                }
-                self.rare(cold.kind);
-            }
-        }
-    }
-
-    fn rare_miss(&mut self, site: u32, rsp: i32) {
-        let from = second_entry(&mut self.asm);
-        self.asm.land(from);
-        let back = self.asm.here();
-        self.rare(ColdKind::Slow { single: None, site, recipe: None, rsp, flags_in_host: false, back });
-    }
-
-    fn rare(&mut self, kind: ColdKind) {
-        let stubs = self.state.stubs;
-        match kind {
-            ColdKind::Slow { single, site, recipe, rsp, flags_in_host, back } => {
-                if let Some(single) = single {
-                    self.single(&single);
-                }
-                if let Some(recipe) = recipe {
-                    Tracker { place: Place::Recipe, recipe: Some(recipe) }.remake(&mut self.asm);
-                    flags::save(&mut self.asm);
-                }
-                if rsp != 0 {
-                    self.asm.lea(true, host::R13, Mem::at(host::R13, rsp));
-                }
-                self.asm.mov_imm32(host::R14, site);
-                self.asm.jmp(stubs.interpret);
-                if flags_in_host {
-                    self.resumes.push((site, self.asm.here()));
-                    flags::restore(&mut self.asm, flags::ALL);
-                    let target = self.asm.base + back;
-                    self.asm.jmp(target);
-                } else {
-                    self.resumes.push((site, back));
-                }
-            }
-            ColdKind::Missed { site, rsp } => self.rare_miss(site, rsp),
-            ColdKind::Due { site } => {
-                self.asm.mov_imm32(host::R14, site);
-                self.asm.jmp(stubs.look);
-            }
-            ColdKind::Link { link, save } => {
-                let address = self.asm.address();
-                self.state.link_mut(link).stub = address;
-                if save {
-                    flags::save(&mut self.asm);
-                }
-                self.asm.mov_imm32(host::R14, link);
-                self.asm.jmp(stubs.link);
-            }
-            ColdKind::Far { distance, save } => {
-                if save {
-                    flags::save(&mut self.asm);
-                }
-                self.far(distance);
-            }
-            ColdKind::Side { distance, rest, place } => {
-                self.flags = Tracker::at(place);
-                self.give_back(rest);
-                let from = self.asm.jmp(0);
-                self.branch_to(from, distance);
-            }
-            ColdKind::LoadVectors { site, upper, back } => {
-                self.asm.call(if upper { stubs.load_ymm } else { stubs.load_xmm });
-                self.asm.reg_reg(false, &[0x85], host::R15, host::R15);
-                let target = self.asm.base + back;
-                self.asm.jcc(cond::NE, target);
-                self.asm.mov_imm32(host::R14, site);
-                self.asm.jmp(stubs.interpret);
-            }
-        }
-    }
-
     /// Goes to another page; the flags are in the frame.
     pub fn far(&mut self, distance: i32) {
         self.asm.load(host::R14, PAGE);
         self.asm.lea(true, host::R14, Mem::at(host::R14, distance));
         self.look_up();
     }
-}
-
-/// Goes to the code for the linear address in R14 if that is in the other entry of the pair of that at R15. The
-/// displacement of the branch that is taken if not, to be landed somewhere.
-pub fn second_entry(asm: &mut Asm) -> usize {
-    asm.alu_imm(true, alu::XOR, host::R15, super::lookup::OTHER);
-    asm.alu_mem(true, alu::CMP, host::R14, Mem::at(host::R15, 0));
-    let from = asm.jcc(cond::NE, 0);
-    asm.jmp_mem(Mem::at(host::R15, 8));
-    from
 }

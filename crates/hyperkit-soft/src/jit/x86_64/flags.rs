@@ -70,12 +70,17 @@ impl Tracker {
 
     /// Sees to it that they are in the frame. May overwrite R15.
     pub fn need_frame(&mut self, asm: &mut Asm) {
+        self.need_frame_through(asm, host::R15);
+    }
+
+    /// The same. May overwrite `free`.
+    pub fn need_frame_through(&mut self, asm: &mut Asm, free: u8) {
         match self.place {
             Place::Both | Place::Frame => return,
             Place::Recipe => self.remake(asm),
             Place::Host => {}
         }
-        save(asm);
+        save_through(asm, free);
         self.place = Place::Both;
     }
 
@@ -112,6 +117,12 @@ impl Tracker {
     /// Whether [`Tracker::need_host`] would overwrite R14.
     pub fn needs_scratch(&self, mask: u32) -> bool {
         self.place == Place::Frame && mask & !CF != 0
+    }
+
+    /// Whether writing registers of `mask` would have the flags be saved, now or later.
+    pub fn needs(&self, mask: u16) -> bool {
+        matches!(self.place, Place::Host | Place::Recipe)
+            && self.recipe.is_some_and(|recipe| recipe.reads & mask != 0)
     }
 
     /// Registers of `mask` are about to be written by an instruction that does not overwrite all flags. May overwrite R15.
@@ -158,11 +169,15 @@ pub fn unpack(saved: u64) -> u64 {
 
 /// RFLAGS to the frame; overwrites R15. Above its 16 bits the place gets what RAX has there.
 pub fn save(asm: &mut Asm) {
-    asm.mov(host::R15, host::RAX);
+    save_through(asm, host::R15);
+}
+
+fn save_through(asm: &mut Asm, free: u8) {
+    asm.mov(free, host::RAX);
     asm.out.push(0x9f); // lahf
     asm.bytes(&[0x0f, 0x90, 0xc0]); // seto al
     asm.store(FLAGS, host::RAX);
-    asm.mov(host::RAX, host::R15);
+    asm.mov(host::RAX, free);
 }
 
 /// Bytes of what [`save`] emits.

@@ -29,7 +29,7 @@ pub struct Frame {
     pub budgets: [i64; SHARES],
     /// The table of where indirect jumps lead, for the current privilege.
     pub jumps: *const JumpTable,
-    /// R13, R14 and R15 of the guest.
+    /// The guest's registers that are not in host registers, [`SPILLED_GUEST`].
     pub spilled: [u64; 3],
     /// Host addresses of the current trace's windows; 0 for one that is not to be used.
     pub windows: [usize; WINDOWS],
@@ -137,17 +137,32 @@ pub const fn window_of(slot: u8) -> Mem {
     Mem::frame(WINDOW.disp + 8 * slot as i32)
 }
 
-/// Where the frame has a guest register that is not in a host register.
+/// The guest's registers that are in the frame: the least used.
+pub const SPILLED_GUEST: [u8; 3] = [9, 10, 11];
+
+/// Where the frame has a guest register that is not in a host register, between translations.
 pub const fn spilled_at(n: u8) -> Mem {
-    Mem::frame(SPILLED.disp + 8 * (n as i32 - 13))
+    let [first, second, _] = SPILLED_GUEST;
+    let place = if n == first {
+        0
+    } else if n == second {
+        1
+    } else {
+        2
+    };
+    Mem::frame(SPILLED.disp + 8 * place)
 }
 
-/// The host register that holds a guest register; `None` for R13, R14 and R15, which are in the frame. RSP is in the
-/// host's R13; R14 and R15 of the host are free for every instruction to use.
+/// The host register that holds a guest register between translations; `None` for those in the frame, in whose place R13, R14 and R15 are. RSP is in
+/// the host's R13; R14 and R15 of the host are free for every instruction to use.
 pub const fn host_of(guest: u8) -> Option<u8> {
+    let [first, second, third] = SPILLED_GUEST;
     match guest {
         4 => Some(host::R13),
-        13..=15 => None,
+        n if n == first || n == second || n == third => None,
+        13 => Some(first),
+        14 => Some(second),
+        15 => Some(third),
         n => Some(n),
     }
 }

@@ -8,9 +8,9 @@ use super::asm::{Mem, host};
 use super::classify::{self, FlagUse, Writes, flag_use};
 use super::emit::Emit;
 use super::encoding::{Encoding, Fields, Rm, fields};
-use super::flags::Recipe;
-use super::frame::{host_of, spilled_at};
+use super::flags::{Place, Recipe, Tracker};
 use super::helpers::Kind;
+use super::places::Places;
 
 /// A register operand that is not in a host register.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,9 @@ impl Emit<'_> {
             }
         }
         let accesses: [OpAccess; 5] = std::array::from_fn(|n| info.op_access(n as u32));
-        let Some(plan) = plan(instruction, fields, encoding.has_rex(), &accesses) else { return false };
+        let Some(plan) = plan(&self.places, instruction, fields, encoding.has_rex(), &accesses) else {
+            return false;
+        };
         if plan.memory {
             let size = instruction.memory_size().size();
             if !(1..=32).contains(&size) || !self.addressable(instruction) {
@@ -94,7 +96,7 @@ impl Emit<'_> {
         };
         let has_rex = (0..instruction.op_count()).any(|n| has_rex(&n));
         matches!(instruction.encoding(), iced_x86::EncodingKind::Legacy | iced_x86::EncodingKind::VEX)
-            && plan(instruction, fields, has_rex, &accesses).is_some_and(|plan| !plan.memory)
+            && plan(&self.places, instruction, fields, has_rex, &accesses).is_some_and(|plan| !plan.memory)
     }
 
     /// Whether [`Emit::address`] knows the memory operand.
@@ -127,7 +129,7 @@ impl Emit<'_> {
             self.flags.need_host(&mut self.asm, usage.reads);
         }
         if usage.writes == Writes::Nothing {
-            self.flags.before_write(&mut self.asm, written);
+            self.before_write(written);
         }
         self.fill(plan);
         encoding.emit(&mut self.asm, plan.reg, plan.rm, plan.vvvv);
@@ -136,7 +138,7 @@ impl Emit<'_> {
             Writes::Nothing => {}
             Writes::All if plan.spills[0].is_some() => self.flags.overwritten(None),
             Writes::All => {
-                let recipe = recipe(instruction, encoding, fields, plan);
+                let recipe = recipe(&self.places, instruction, encoding, fields, plan);
                 self.flags.overwritten(recipe);
             }
             Writes::Some => self.flags.overwritten(None),
@@ -154,7 +156,10 @@ impl Emit<'_> {
         let size = instruction.memory_size().size() as u32;
         let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
         let aligned = size > 1 && (locked || classify::must_be_aligned(instruction));
-        if usage.writes == Writes::Nothing && usage.reads == 0 {
+        let loads = usage.writes == Writes::Nothing && usage.reads == 0;
+        // What makes them again is there until the load is done: for its rare way that is enough.
+        let last = loads && self.flags.needs(written) && self.flags_die();
+        if loads && !last {
             self.flags.before_write(&mut self.asm, written);
         }
         let found = self.operand(instruction, Access { bytes: size, write: plan.writes_memory, aligned });
@@ -172,6 +177,8 @@ impl Emit<'_> {
         self.spill(plan);
         if usage.writes != Writes::Nothing {
             self.flags.overwritten(None);
+        } else if last {
+            self.flags = Tracker::at(Place::Frame);
         }
         self.slow(found.miss, instruction, recipe);
     }
@@ -179,14 +186,14 @@ impl Emit<'_> {
     /// Loads the operands that are not in host registers.
     fn fill(&mut self, plan: &Plan) {
         for spill in plan.spills.into_iter().flatten().filter(|spill| spill.reads) {
-            self.asm.load(spill.host, spilled_at(spill.guest));
+            self.load_spilled(spill.host, spill.guest);
         }
     }
 
     /// Stores those that were written.
     fn spill(&mut self, plan: &Plan) {
         for spill in plan.spills.into_iter().flatten().filter(|spill| spill.writes) {
-            self.asm.store(spilled_at(spill.guest), spill.host);
+            self.store_spilled(spill.guest, spill.host);
         }
     }
 
@@ -197,15 +204,15 @@ impl Emit<'_> {
         }
         let target = instruction.op0_register();
         let guest = target.full_register().number() as u8;
-        self.flags.before_write(&mut self.asm, 1 << guest);
-        let place = host_of(guest);
+        if target.size() == 2 {
+            return false;
+        }
+        self.before_write(1 << guest);
+        let place = self.host_of(guest);
         let to = place.unwrap_or(host::R14);
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
         let short_address = base.is_gpr32() || index.is_gpr32();
         let wide = target.is_gpr64() && !short_address;
-        if target.size() == 2 {
-            return false;
-        }
         if base.is_ip() {
             let distance = instruction.memory_displacement64().wrapping_sub(self.page) as i32;
             self.asm.load(to, super::frame::PAGE);
@@ -215,14 +222,20 @@ impl Emit<'_> {
             self.asm.lea(wide, to, mem);
         }
         if place.is_none() {
-            self.asm.store(spilled_at(guest), to);
+            self.store_spilled(guest, to);
         }
         true
     }
 }
 
 /// Which host register or memory each operand is; `None` if it cannot be encoded.
-fn plan(instruction: &Instruction, fields: Fields, has_rex: bool, accesses: &[OpAccess; 5]) -> Option<Plan> {
+fn plan(
+    places: &Places,
+    instruction: &Instruction,
+    fields: Fields,
+    has_rex: bool,
+    accesses: &[OpAccess; 5],
+) -> Option<Plan> {
     let mut plan =
         Plan { reg: None, rm: None, vvvv: None, spills: [None; 2], memory: false, writes_memory: false };
     let mut spills = 0;
@@ -251,7 +264,7 @@ fn plan(instruction: &Instruction, fields: Fields, has_rex: bool, accesses: &[Op
             register.number() as u8 // 4 to 7, as encoded
         } else if register.is_gpr() {
             let guest = register.full_register().number() as u8;
-            host_of(guest).or_else(|| {
+            places.host_of(guest).or_else(|| {
                 let host = if spills == 0 { host::R14 } else { host::R15 };
                 let reads = access != OpAccess::Write || register.size() < 4;
                 let writes = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
@@ -297,7 +310,13 @@ fn plan(instruction: &Instruction, fields: Fields, has_rex: bool, accesses: &[Op
 }
 
 /// How the flags of an instruction on registers can be made again after it, if they can.
-fn recipe(instruction: &Instruction, encoding: &Encoding, fields: Fields, plan: &Plan) -> Option<Recipe> {
+fn recipe(
+    places: &Places,
+    instruction: &Instruction,
+    encoding: &Encoding,
+    fields: Fields,
+    plan: &Plan,
+) -> Option<Recipe> {
     use Mnemonic as M;
     let mut asm = super::asm::Asm::default();
     let mut reads = 0;
@@ -315,7 +334,7 @@ fn recipe(instruction: &Instruction, encoding: &Encoding, fields: Fields, plan: 
     match instruction.mnemonic() {
         M::Cmp | M::Test => encoding.emit(&mut asm, plan.reg, plan.rm, None),
         M::And | M::Or | M::Xor => {
-            let register = host_of(numbers[0])?;
+            let register = places.host_of(numbers[0])?;
             reads = 1 << numbers[0];
             let size = instruction.op0_register().size();
             if size == 2 {

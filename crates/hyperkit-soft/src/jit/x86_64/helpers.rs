@@ -4,6 +4,7 @@
 
 use super::flags::{pack, unpack};
 use super::frame::{Frame, WINDOWS, reason};
+use super::places::Places;
 use crate::cpu::{Cpu, seg};
 use crate::op::{BLOCK, Flow, Op};
 
@@ -24,6 +25,8 @@ pub struct Site {
     pub before: u32,
     /// Instructions that were taken from the budget for the block when this is reached: all or none.
     pub counted: u32,
+    /// Where registers are.
+    pub places: Places,
     /// What else there is to know.
     pub kind: Kind,
     /// Whether the instruction reads or writes arithmetic flags.
@@ -62,7 +65,12 @@ pub unsafe extern "sysv64" fn interpret(cpu: *mut Cpu, frame: *mut Frame) -> u32
     // SAFETY: the caller's promise.
     let (cpu, frame) = unsafe { (&mut *cpu, &mut *frame) };
     let site = site_of(cpu, frame);
-    execute(cpu, frame, &site)
+    site.places.exchange(cpu);
+    let left = execute(cpu, frame, &site);
+    if left == 0 {
+        site.places.exchange(cpu);
+    }
+    left
 }
 
 /// Looks whether somebody wants attention or time is up; if not, gives a new budget.
@@ -79,6 +87,7 @@ pub unsafe extern "sysv64" fn look(cpu: *mut Cpu, frame: *mut Frame) -> u32 {
         frame.resume = site.resume;
         return 0;
     }
+    site.places.exchange(cpu);
     if site.kind == Kind::DueWithoutFlags {
         let left = execute(cpu, frame, &site);
         if left != 0 {

@@ -10,18 +10,22 @@ const ENTRIES: usize = 32768;
 /// Pairs of entries. An address is in the pair that its hash says; the entry that its hash says is the one filled last.
 const PAIRS: usize = ENTRIES / 2;
 
-/// Bits of the mixed address that say which entry it has. The lowest count: the addresses that the calls of one function
-/// return to are often within a few bytes.
-pub const INDEX_MASK: i32 = (ENTRIES - 1) as i32;
-
 /// log2 of the size of an entry.
-pub const ENTRY_SHIFT: u8 = 4;
+const ENTRY_SHIFT: u8 = 4;
+
+/// What the low half of an address is multiplied with; the highest bits of the low half of the product say which entry it
+/// has. (2^32 divided by the golden ratio: what is near one another, as the addresses are that the calls of one function
+/// return to, comes to lie far apart.)
+pub const FACTOR: u32 = 0x9e37_79b1;
+
+/// How far the product is moved to be the offset of an entry, with bits below that [`OFFSET_MASK`] takes away.
+pub const SHIFT: u8 = (32 - ENTRIES.trailing_zeros()) as u8 - ENTRY_SHIFT;
+
+/// See [`SHIFT`].
+pub const OFFSET_MASK: i32 = ((ENTRIES - 1) << ENTRY_SHIFT) as i32;
 
 /// What an entry's address differs in from that of the other one of its pair.
 pub const OTHER: i32 = 1 << ENTRY_SHIFT;
-
-/// How far the address is moved to be mixed with itself.
-pub const MIX: u8 = 12;
 
 /// A linear address and the code for it.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +58,7 @@ pub struct JumpTable {
 
 /// Which entry an address has first; the generated code computes the same.
 fn slot(linear: u64) -> usize {
-    (linear ^ (linear >> MIX)) as usize & INDEX_MASK as usize
+    ((linear as u32).wrapping_mul(FACTOR) >> (SHIFT + ENTRY_SHIFT)) as usize
 }
 
 impl JumpTable {
@@ -140,8 +144,7 @@ mod tests {
 
     /// Addresses with one slot.
     fn alike(n: u64) -> u64 {
-        let linear = 0x1000_0000 * (n + 1);
-        linear | ((linear >> MIX) & INDEX_MASK as u64)
+        0x5_1234 | n << 32
     }
 
     #[test]

@@ -4,7 +4,9 @@
 mod access;
 mod asm;
 mod branch;
+mod chains;
 mod classify;
+mod cold;
 mod divide;
 mod emit;
 mod encoding;
@@ -12,7 +14,9 @@ mod flags;
 mod frame;
 mod general;
 mod helpers;
+mod liveness;
 mod lookup;
+mod places;
 mod stack;
 mod state;
 mod stubs;
@@ -136,18 +140,20 @@ impl Cpu {
     #[inline(never)]
     fn translate_block(&mut self, block: &Block) -> Option<usize> {
         block.heat.set(u32::MAX);
-        if self.code_size != CodeSize::Bits64 || block.second_phys.is_some() {
+        if self.code_size != CodeSize::Bits64 {
             return None;
         }
         let mut parts = self.trace(block);
         if let Some(plant) = self.blocks.jit.planted {
             parts = parts.into_iter().filter_map(|part| part.changed(plant)).collect();
         }
+        // In lockstep what is entered is one block, once.
+        let loops = self.lockstep.is_none();
         let state = self.blocks.jit.state.as_mut()?;
         if !state.has_room() {
             state.clear();
         }
-        if !translate::translate(state, &parts) {
+        if !translate::translate(state, &parts, loops) {
             return None;
         }
         let entry = state.entry(block.key())?;

@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::access::FOUND;
 use super::asm::{Mem, host};
 use super::emit::Emit;
-use super::frame::{SCRATCH, host_of, spilled_at};
+use super::frame::SCRATCH;
 
 /// RSP.
 const RSP: u8 = 4;
@@ -40,11 +40,11 @@ impl Emit<'_> {
         let recipe = self.slow_recipe();
         if instruction.op0_kind() == OpKind::Register {
             let guest = instruction.op0_register().number() as u8;
-            match host_of(guest) {
+            match self.host_of(guest) {
                 Some(register) => self.asm.store(found.at, register),
                 None => {
                     let at = self.fold(found.at);
-                    self.asm.load(host::R14, spilled_at(guest));
+                    self.load_spilled(host::R14, guest);
                     self.asm.store(at, host::R14);
                 }
             }
@@ -87,11 +87,11 @@ impl Emit<'_> {
         let found = self.on_stack(0, false);
         let recipe = self.slow_recipe();
         self.asm.lea(true, host::R13, Mem::at(host::R13, 8));
-        match host_of(guest) {
+        match self.host_of(guest) {
             Some(register) => self.asm.load(register, found.at),
             None => {
                 self.asm.load(host::R14, found.at);
-                self.asm.store(spilled_at(guest), host::R14);
+                self.store_spilled(guest, host::R14);
             }
         }
         self.slow(found.miss, instruction, recipe);

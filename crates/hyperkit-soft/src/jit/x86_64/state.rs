@@ -4,6 +4,7 @@ use super::asm::{Asm, displacement};
 use super::frame::SHARES;
 use super::helpers::{BUDGET, Site};
 use super::lookup::JumpTable;
+use super::places::Places;
 use super::stubs::{self, Stubs};
 use crate::decode::blocks::{Key, SPACES};
 use crate::decode::lines::ByAddress;
@@ -15,7 +16,7 @@ const CODE_BYTES: usize = 192 << 20;
 /// Sites from which on everything is translated anew.
 const SITES_MAX: usize = 1 << 21;
 
-/// A branch inside a page that can be made to lead from one translation to another.
+/// A branch inside a page that can be made to lead from one translation to another, whose block lies on that page alone.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
     /// Address of the branch's displacement.
@@ -61,10 +62,33 @@ pub struct Translation {
     links: Vec<u32>,
 }
 
+/// What the host offers that makes translations shorter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Features {
+    /// BMI2.
+    pub rorx: bool,
+    /// WRGSBASE outside the kernel: the GS base, which nobody else in the process uses, is the TLB's address while
+    /// translated code runs.
+    pub gs_base: bool,
+}
+
+impl Features {
+    /// What this host has.
+    fn of_host() -> Features {
+        /// Bit of the second word of hardware capabilities (Linux, arch/x86/include/uapi/asm/hwcap2.h).
+        const HWCAP2_FSGSBASE: u64 = 1 << 1;
+        // SAFETY: asks for a number.
+        let capabilities = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+        Features { rorx: is_x86_feature_detected!("bmi2"), gs_base: capabilities & HWCAP2_FSGSBASE != 0 }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct State {
     buffer: CodeBuffer,
+    /// What the host offers.
+    pub features: Features,
     /// Addresses of shared code.
     pub stubs: Stubs,
     /// Bytes of code that are kept when all translations go.
@@ -94,12 +118,14 @@ impl State {
     pub fn new() -> Option<State> {
         let mut buffer = CodeBuffer::new(CODE_BYTES).ok()?;
         let mut asm = Asm::new(buffer.next());
-        let stubs = stubs::make(&mut asm);
+        let features = Features::of_host();
+        let stubs = stubs::make(&mut asm, features);
         buffer.put(&asm.out)?;
         let miss = stubs.miss as *const u8;
         Some(State {
             shared: buffer.used(),
             buffer,
+            features,
             stubs,
             sites: Vec::new(),
             links: Vec::new(),
@@ -128,6 +154,11 @@ impl State {
     /// A site by its number.
     pub fn site(&self, number: u32) -> Site {
         self.sites[number as usize]
+    }
+
+    /// At this site registers are in their usual places.
+    pub fn in_usual_places(&mut self, number: u32) {
+        self.sites[number as usize].places = Places::default();
     }
 
     /// Sets where code goes on after a site.

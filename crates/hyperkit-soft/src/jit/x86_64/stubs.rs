@@ -7,12 +7,13 @@
 use std::mem::offset_of;
 
 use super::asm::{Asm, Mem, alu, cond, host};
-use super::emit::second_entry;
+use super::cold::second_entry;
 use super::frame::{
     BASES, CPU, FLAGS, FRAME_BYTES, JUMPS, LINK, MXCSR, PAGE, REASON, RESUME, SCRATCH, SHARES, SITE, TLB,
     VECTORS, budget_of, cpu_at, gpr_offset, host_of, reason, spilled_at,
 };
 use super::helpers;
+use super::state::Features;
 use crate::cpu::Cpu;
 use crate::cpu::seg;
 
@@ -69,7 +70,7 @@ macro_rules! exchange {
 }
 
 /// Makes the shared code.
-pub fn make(asm: &mut Asm) -> Stubs {
+pub fn make(asm: &mut Asm, features: Features) -> Stubs {
     let mut stubs = Stubs::default();
     let align = |asm: &mut Asm| {
         while !asm.address().is_multiple_of(16) {
@@ -78,13 +79,13 @@ pub fn make(asm: &mut Asm) -> Stubs {
         asm.address()
     };
     stubs.enter = align(asm);
-    enter(asm);
+    enter(asm, features);
     let leave = align(asm);
     let given = leave_code(asm);
     stubs.interpret = align(asm);
-    call_helper(asm, helpers::interpret as *const () as usize, given);
+    call_helper(asm, features, helpers::interpret as *const () as usize, given);
     stubs.look = align(asm);
-    call_helper(asm, helpers::look as *const () as usize, given);
+    call_helper(asm, features, helpers::look as *const () as usize, given);
     stubs.second = align(asm);
     let unknown = second_entry(asm);
     stubs.miss = align(asm);
@@ -113,7 +114,7 @@ fn take_bases(asm: &mut Asm) {
     }
 }
 
-fn enter(asm: &mut Asm) {
+fn enter(asm: &mut Asm, features: Features) {
     for register in SAVED {
         push(asm, register);
     }
@@ -129,6 +130,9 @@ fn enter(asm: &mut Asm) {
     }
     copy(asm, JUMPS, cpu_at(host::R15, exchange!(jumps)));
     copy(asm, TLB, cpu_at(host::R15, offset_of!(Cpu, tlb)));
+    if features.gs_base {
+        asm.write_gs_base(host::R14);
+    }
     take_bases(asm);
     asm.store_imm32(VECTORS, 0);
     asm.store_imm32(MXCSR, MXCSR_DEFAULT);
@@ -229,7 +233,7 @@ fn leave_code(asm: &mut Asm) -> usize {
 }
 
 /// Calls `helper(cpu, frame)` for the site in R14. It returns 0 to go on, else the reason to leave.
-fn call_helper(asm: &mut Asm, helper: usize, given: usize) {
+fn call_helper(asm: &mut Asm, features: Features, helper: usize, given: usize) {
     asm.store32(SITE, host::R14);
     give_registers(asm);
     asm.mov(host::RDI, host::R15);
@@ -239,6 +243,10 @@ fn call_helper(asm: &mut Asm, helper: usize, given: usize) {
     asm.load(host::R15, CPU);
     asm.reg_reg(false, &[0x85], host::RAX, host::RAX); // test eax, eax
     let leaves = asm.jcc(cond::NE, 0);
+    if features.gs_base {
+        asm.load(host::R14, TLB);
+        asm.write_gs_base(host::R14);
+    }
     asm.alu_mem_imm(false, alu::CMP, VECTORS, 1);
     let skip = asm.jcc(cond::B, 0);
     take_xmm(asm);

@@ -100,15 +100,22 @@ impl Cpu {
 
     /// A block that can be in a trace.
     fn part(&self, block: &Block, rip: u64) -> Option<Part> {
-        if block.second_phys.is_some() {
-            return None;
+        let phys = block.key().phys();
+        let mut bytes = vec![0; block.bytes as usize];
+        let here = bytes.len().min(4096 - (phys & 0xfff) as usize);
+        let (first, second) = bytes.split_at_mut(here);
+        self.copy_code(phys, first)?;
+        if !second.is_empty() {
+            self.copy_code(block.second_phys?, second)?;
         }
-        let len = block.bytes as usize;
-        let host = self.ram.span(GuestAddr(block.key().phys()), len as u64)?;
-        let mut bytes = vec![0; len];
-        // SAFETY: so many bytes of RAM; nobody has a reference to guest memory.
-        unsafe { std::ptr::copy_nonoverlapping(host.as_ptr(), bytes.as_mut_ptr(), len) };
         Part::decode(block.key(), rip, bytes, block.ops().to_vec())
+    }
+
+    fn copy_code(&self, phys: u64, bytes: &mut [u8]) -> Option<()> {
+        let host = self.ram.span(GuestAddr(phys), bytes.len() as u64)?;
+        // SAFETY: so many bytes of RAM; nobody has a reference to guest memory.
+        unsafe { std::ptr::copy_nonoverlapping(host.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
+        Some(())
     }
 
     /// How to go on after the last of `parts`, and with the block at which RIP.

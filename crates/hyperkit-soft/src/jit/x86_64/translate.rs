@@ -3,14 +3,17 @@
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
 
 use super::asm::{Asm, alu, cond, host};
+use super::chains::Mark;
 use super::classify::{self, Writes, flag_use};
-use super::emit::{Cold, ColdKind, Emit};
+use super::cold::{Cold, ColdKind};
+use super::emit::{Emit, Turn};
 use super::flags::{self, Place, SAVE_BYTES, Tracker};
 use super::frame::{PAGE, budget_of};
 use super::helpers::Kind;
+use super::places::Places;
 use super::state::{Entries, State};
-use super::trace::{Follow, Part};
-use super::windows;
+use super::trace::Part;
+use super::windows::{self, Lasting};
 
 /// What a trace does first that has to do with the flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +26,15 @@ enum First {
     Reads,
 }
 
-/// Translates a trace; false if it cannot be.
-pub fn translate(state: &mut State, parts: &[Part]) -> bool {
+/// Translates a trace; false if it cannot be. If it `loops` it may go on at its begin without leaving the translation.
+pub fn translate(state: &mut State, parts: &[Part], loops: bool) -> bool {
     let Some(head) = parts.first().filter(|head| !head.instructions.is_empty()) else { return false };
     let base = state.next();
     let share = state.next_share();
     let offsets = parts.iter().map(|part| (part.rip & 0xfff) as u32);
+    let instructions = parts.iter().flat_map(|part| &part.instructions);
+    let windows = windows::find(instructions.clone(), loops.then_some(head.rip));
+    let places = if windows.turns { Places::of_loop(instructions) } else { Places::default() };
     let mut emit = Emit {
         asm: Asm::new(base),
         state,
@@ -43,17 +49,26 @@ pub fn translate(state: &mut State, parts: &[Part]) -> bool {
         before: 0,
         counted: false,
         vectors: 0,
-        windows: windows::find(parts.iter().flat_map(|part| &part.instructions)),
+        windows: windows.members,
         opened: 0,
+        parts,
+        turn: None,
+        places,
+        held: None,
+        fresh: None,
+        chained: false,
+        alone: false,
+        begun: Mark::default(),
         cold: Vec::new(),
         resumes: Vec::new(),
         links: Vec::new(),
         info: InstructionInfoFactory::new(),
     };
-    let entries = emit.entries(parts);
+    let entries = emit.entries(parts, &windows.lasting);
     for part in parts {
         emit.part(part);
     }
+    emit.drop_held();
     emit.finish();
     let Emit { asm, resumes, links, state, .. } = emit;
     for (site, offset) in resumes {
@@ -66,27 +81,28 @@ pub fn translate(state: &mut State, parts: &[Part]) -> bool {
 impl<'a> Emit<'a> {
     /// Emits a block of the trace.
     fn part(&mut self, part: &'a Part) {
-        self.block = (part.rip & 0xfff) as u32;
-        self.ops = &part.ops;
+        self.enter(part);
         for (n, instruction) in part.instructions.iter().enumerate() {
-            let at = (instruction.ip() - part.rip) as usize;
-            let bytes = &part.bytes[at..at + instruction.len()];
-            let last = n + 1 == part.instructions.len();
-            match part.follow {
-                Follow::Nothing => self.instruction(instruction, bytes, last),
-                _ if !last => self.instruction(instruction, bytes, last),
-                follow => self.pass(instruction, follow),
-            }
+            self.begin();
+            self.one(part, n, instruction);
+            self.keep();
             self.before += 1;
         }
     }
 
     /// Emits the ways in.
-    fn entries(&mut self, parts: &[Part]) -> Entries {
+    fn entries(&mut self, parts: &[Part], lasting: &[Lasting]) -> Entries {
         let mut instructions = parts.iter().flat_map(|part| &part.instructions);
         let start = &parts[0].instructions[0];
         let first = instructions.find_map(|instruction| self.first_use(instruction));
         let first = first.unwrap_or(First::Saves);
+        let turning = self.asm.address();
+        let turns = !lasting.is_empty() || !self.places.is_usual();
+        let mut turn = 0;
+        if turns && first != First::Overwrites {
+            flags::save(&mut self.asm);
+            turn = self.asm.jmp(0);
+        }
         let saving = self.asm.address();
         if first != First::Overwrites {
             flags::save(&mut self.asm);
@@ -100,6 +116,25 @@ impl<'a> Emit<'a> {
             self.asm.out[jump - 1] = (self.asm.here() - jump) as u8;
         }
         let saved = self.asm.address();
+        self.exchange();
+        self.open_lasting(lasting);
+        if turns {
+            let frame = self.asm.address();
+            let host = if first == First::Overwrites { frame } else { turning };
+            if turn != 0 {
+                self.asm.land(turn);
+            }
+            self.turn = Some(Turn { distance: i64::from(self.block), frame, host });
+        }
+        let entries = self.begin_with(first, start, [any, saved, saving]);
+        // Windows that last are looked up by who enters.
+        if turns { Entries { frame: saved, host: entries.polling[1], ..entries } } else { entries }
+    }
+
+    /// Emits what comes before the first instruction, behind the ways in for anybody, and for who has the flags in the frame or in
+    /// RFLAGS.
+    fn begin_with(&mut self, first: First, start: &Instruction, ways: [usize; 3]) -> Entries {
+        let [any, saved, saving] = ways;
         match first {
             First::Saves => {
                 self.count(start, Kind::Due);
@@ -112,7 +147,7 @@ impl<'a> Emit<'a> {
                 let site = self.site(start, Kind::Due);
                 let frame = self.asm.address();
                 self.resumes.push((site, self.asm.here()));
-                self.cold.push(Cold { from: [from, 0], kind: ColdKind::Due { site } });
+                self.cold.push(Cold { from: [from, 0], kind: ColdKind::Due { site, window: None } });
                 flags::restore(&mut self.asm, flags::ALL);
                 let host = self.asm.address();
                 self.count_only();
@@ -149,7 +184,8 @@ impl<'a> Emit<'a> {
         }
     }
 
-    fn instruction(&mut self, instruction: &Instruction, bytes: &[u8], last: bool) {
+    /// Emits an instruction, the last of the trace or not.
+    pub fn instruction(&mut self, instruction: &Instruction, bytes: &[u8], last: bool) {
         let next = instruction.next_ip().wrapping_sub(self.page) as i64;
         let known = !self.is_undefined(instruction);
         if known && !last {
@@ -191,7 +227,7 @@ impl<'a> Emit<'a> {
     }
 
     /// Whether the processor does not offer an instruction, though the host may.
-    fn is_undefined(&self, instruction: &Instruction) -> bool {
+    pub fn is_undefined(&self, instruction: &Instruction) -> bool {
         let op = self.op(instruction);
         std::ptr::fn_addr_eq(op.run, crate::system::undefined as crate::op::Handler)
     }
