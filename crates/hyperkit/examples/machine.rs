@@ -1,6 +1,6 @@
-//! Boots a kernel; its serial port is this program's standard output and input.
+//! Builds a machine around a kernel and runs it; its serial port is this program's standard output and input.
 //!
-//! `cargo run --release -p hyperkit --example boot -- --kernel vmlinux --append console=ttyS0`
+//! `cargo run --release -p hyperkit --example machine -- --kernel vmlinux --append console=ttyS0`
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to its user")]
 
