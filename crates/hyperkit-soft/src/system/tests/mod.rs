@@ -2,9 +2,11 @@
 
 mod breakpoints;
 mod delivery;
+mod interrupted;
 mod legacy;
 mod offered;
 mod registers;
+mod smp;
 mod stack;
 mod switch;
 

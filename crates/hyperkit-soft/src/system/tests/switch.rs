@@ -16,7 +16,7 @@ use crate::jit::Tiers;
 pub const RESULT: u64 = 0xf0;
 
 /// Keeps what is written to it and ends the run.
-struct Result32(Arc<AtomicU64>, Arc<dyn Kick>);
+pub struct Result32(pub Arc<AtomicU64>, pub Arc<dyn Kick>);
 
 impl Device for Result32 {
     fn read(&mut self, _offset: u64, data: &mut [u8]) {
@@ -33,7 +33,13 @@ impl Device for Result32 {
 
 /// Runs until the program writes to the test device; returns what it wrote.
 pub fn run(ram: &Arc<GuestRam>, state: &X86State) -> u64 {
-    let vm = SoftVm::new(Arc::clone(ram), CpuModel { vcpus: 1, tsc: Tsc::of_host() }).unwrap();
+    run_in(ram, state, Tiers::BOTH)
+}
+
+/// The same with a choice of tiers.
+pub fn run_in(ram: &Arc<GuestRam>, state: &X86State, tiers: Tiers) -> u64 {
+    let model = CpuModel { vcpus: 1, tsc: Tsc::of_host() };
+    let vm = SoftVm::with_tiers(Arc::clone(ram), model, tiers).unwrap();
     let result = Arc::new(AtomicU64::new(u64::MAX));
     let mut bus = Bus::default();
     let device = Result32(Arc::clone(&result), vm.kick(0));
@@ -70,7 +76,7 @@ fn page_tables(ram: &GuestRam, at: u64) {
     }
 }
 
-fn assemble(bits: u32, at: u64, write: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
+pub fn assemble(bits: u32, at: u64, write: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
     let mut code = CodeAssembler::new(bits).unwrap();
     write(&mut code);
     code.assemble(at).unwrap()
@@ -127,7 +133,7 @@ fn code_goes_from_real_through_protected_to_64_bit_mode() {
 }
 
 /// 64-bit code at 0x9000 with the tables above, an IDT at 0x6000 and a stack.
-fn long_mode(ram: &GuestRam, code: &[u8]) -> X86State {
+pub fn long_mode(ram: &GuestRam, code: &[u8]) -> X86State {
     gdt(ram, 0x5000);
     page_tables(ram, 0x1_0000);
     ram.write(GuestAddr(0x9000), code).unwrap();
@@ -149,7 +155,7 @@ fn long_mode(ram: &GuestRam, code: &[u8]) -> X86State {
     state
 }
 
-fn gate(ram: &GuestRam, vector: u64, handler: u64) {
+pub fn gate(ram: &GuestRam, vector: u64, handler: u64) {
     put_u64(ram, 0x6000 + vector * 16, handler & 0xffff | 8 << 16 | 0x8e00 << 32 | (handler >> 16) << 48);
 }
 
@@ -216,57 +222,6 @@ fn a_page_fault_handler_can_repair_the_page_and_return() {
     });
     ram.write(GuestAddr(0xa000), &handler).unwrap();
     assert_eq!(run(&ram, &state), 1234);
-}
-
-#[test]
-fn a_second_processor_starts_and_its_writes_to_running_code_are_seen() {
-    let ram = ram();
-    let first = assemble(64, 0x9000, |a| {
-        a.mov(ecx, 0x1b).unwrap();
-        a.mov(eax, 0xfee0_0d00u32 as i32).unwrap(); // x2APIC
-        a.xor(edx, edx).unwrap();
-        a.wrmsr().unwrap();
-        a.mov(ecx, 0x830).unwrap();
-        a.mov(edx, 1).unwrap(); // to processor 1:
-        a.mov(eax, 0x4500).unwrap(); // INIT
-        a.wrmsr().unwrap();
-        a.mov(eax, 0x4607).unwrap(); // start at page 7
-        a.wrmsr().unwrap();
-        a.jmp(0xb000).unwrap();
-    });
-    let state = long_mode(&ram, &first);
-    let spin = assemble(64, 0xb000, |a| {
-        a.db(&[0xeb, 0xfe]).unwrap(); // jmp to itself, until processor 1 puts two NOPs here
-        a.mov(eax, 99).unwrap();
-        a.out(RESULT as i32, eax).unwrap();
-        a.hlt().unwrap();
-    });
-    ram.write(GuestAddr(0xb000), &spin).unwrap();
-    let second = assemble(16, 0x7000, |a| {
-        a.mov(cx, 0xffff).unwrap();
-        let mut wait = a.create_label();
-        a.set_label(&mut wait).unwrap();
-        a.dec(cx).unwrap();
-        a.jne(wait).unwrap();
-        a.mov(ax, 0xb00).unwrap();
-        a.mov(ds, ax).unwrap();
-        a.mov(word_ptr(0), 0x9090).unwrap();
-        a.hlt().unwrap();
-    });
-    ram.write(GuestAddr(0x7000), &second).unwrap();
-    let vm = SoftVm::new(Arc::clone(&ram), CpuModel { vcpus: 2, tsc: Tsc::of_host() }).unwrap();
-    let result = Arc::new(AtomicU64::new(0));
-    let mut bus = Bus::default();
-    let device = Result32(Arc::clone(&result), vm.kick(0));
-    bus.ports.insert(RESULT, 4, Arc::new(Mutex::new(device))).unwrap();
-    let (mut zero, mut one) = (vm.take_vcpu(0).unwrap(), vm.take_vcpu(1).unwrap());
-    zero.set_state(&state).unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(one.run(&bus).unwrap(), Exit::Kicked));
-        assert_eq!(zero.run(&bus).unwrap(), Exit::Kicked);
-        vm.kick(1).kick();
-    });
-    assert_eq!(result.load(Ordering::SeqCst), 99);
 }
 
 #[test]
@@ -345,89 +300,6 @@ fn an_interrupt_comes_right_after_the_instruction_in_the_shadow_of_sti() {
     });
     ram.write(GuestAddr(0xa000), &handler).unwrap();
     assert_eq!(run(&ram, &state), 1);
-}
-
-/// Two processors add 1 so often to the four bytes at an address, with LOCK; what is there then.
-fn add_from_two(at: u64, times: u32) -> u32 {
-    let ram = ram();
-    let add = |a: &mut CodeAssembler, mark: u64| {
-        let mut again = a.create_label();
-        a.mov(ebx, times).unwrap();
-        a.mov(rdi, at).unwrap();
-        a.set_label(&mut again).unwrap();
-        a.lock().inc(dword_ptr(rdi)).unwrap();
-        a.dec(ebx).unwrap();
-        a.jne(again).unwrap();
-        a.mov(byte_ptr(mark), 1).unwrap();
-    };
-    let first = assemble(64, 0x9000, |a| {
-        a.mov(ecx, 0x1b).unwrap();
-        a.mov(eax, 0xfee0_0d00u32 as i32).unwrap(); // x2APIC
-        a.xor(edx, edx).unwrap();
-        a.wrmsr().unwrap();
-        a.mov(ecx, 0x80f).unwrap();
-        a.mov(eax, 0x1ff).unwrap();
-        a.wrmsr().unwrap();
-        a.mov(ecx, 0x830).unwrap();
-        a.mov(edx, 1).unwrap();
-        a.mov(eax, 0x4500).unwrap(); // INIT
-        a.wrmsr().unwrap();
-        a.mov(eax, 0x4607).unwrap(); // start at page 7
-        a.wrmsr().unwrap();
-        let mut wait = a.create_label();
-        a.set_label(&mut wait).unwrap();
-        a.pause().unwrap();
-        a.cmp(byte_ptr(0x3001u64), 0).unwrap();
-        a.je(wait).unwrap();
-        add(a, 0x3002);
-        let mut wait = a.create_label();
-        a.set_label(&mut wait).unwrap();
-        a.pause().unwrap();
-        a.cmp(byte_ptr(0x3003u64), 0).unwrap();
-        a.je(wait).unwrap();
-        a.mov(eax, dword_ptr(at)).unwrap();
-        a.out(RESULT as i32, eax).unwrap();
-        a.hlt().unwrap();
-    });
-    let state = long_mode(&ram, &first);
-    let second = assemble(16, 0x7000, |a| {
-        let mut again = a.create_label();
-        a.xor(ax, ax).unwrap();
-        a.mov(ds, ax).unwrap();
-        a.mov(byte_ptr(0x3001), 1).unwrap();
-        a.mov(ebx, times).unwrap();
-        a.mov(di, at as u32).unwrap();
-        a.set_label(&mut again).unwrap();
-        a.lock().inc(dword_ptr(di)).unwrap();
-        a.dec(ebx).unwrap();
-        a.jne(again).unwrap();
-        a.mov(byte_ptr(0x3003), 1).unwrap();
-        a.hlt().unwrap();
-    });
-    ram.write(GuestAddr(0x7000), &second).unwrap();
-    let vm = SoftVm::new(Arc::clone(&ram), CpuModel { vcpus: 2, tsc: Tsc::of_host() }).unwrap();
-    let result = Arc::new(AtomicU64::new(0));
-    let mut bus = Bus::default();
-    let device = Result32(Arc::clone(&result), vm.kick(0));
-    bus.ports.insert(RESULT, 4, Arc::new(Mutex::new(device))).unwrap();
-    let (mut zero, mut one) = (vm.take_vcpu(0).unwrap(), vm.take_vcpu(1).unwrap());
-    zero.set_state(&state).unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(one.run(&bus).unwrap(), Exit::Kicked));
-        assert_eq!(zero.run(&bus).unwrap(), Exit::Kicked);
-        vm.kick(1).kick();
-    });
-    result.load(Ordering::SeqCst) as u32
-}
-
-#[test]
-fn locked_additions_of_two_processors_are_never_lost() {
-    // Aligned; inside 8 bytes; across 8 bytes; across pages; on the page of the code that does it.
-    for (at, times) in
-        [(0x4000, 200_000), (0x4001, 100_000), (0x4005, 2_000), (0x4fff, 2_000), (0x7f00, 20_000)]
-    {
-        assert_eq!(add_from_two(at, times), 2 * times, "{at:#x}");
-    }
 }
 
 /// Stores that take the fast path of either tier are recorded, in every round anew.
