@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::attention::{Attention, want};
 use crate::cpu::Cpu;
 use crate::jit::Tiers;
+use crate::system::clock::Source;
 use crate::system::interrupts::Processors;
 
 /// Most vCPUs of a machine.
@@ -58,10 +59,10 @@ impl SoftVm {
         if !(1..=VCPUS_MAX).contains(&asked) {
             return Err(VmError::TooManyVcpus { engine: EngineKind::Soft, asked, max: VCPUS_MAX });
         }
-        Ok(Arc::new(SoftVm::made(ram, model, tiers)))
+        Ok(Arc::new(SoftVm::made(ram, model, tiers, false)))
     }
 
-    /// The same with both tiers in step ([`crate::lockstep`]), for one vCPU.
+    /// The same with both tiers in step ([`crate::lockstep`]), for one vCPU, whose time follows what it executes.
     ///
     /// # Errors
     /// [`VmError::TooManyVcpus`], and [`VmError::Unavailable`] where there is no translation.
@@ -74,15 +75,15 @@ impl SoftVm {
             let why = "this host lets nobody translate, so there is nothing to compare".to_owned();
             return Err(VmError::Unavailable { engine, why });
         }
-        let vm = SoftVm::made(ram, model, Tiers::FORCED);
-        Ok(Arc::new(SoftVm { lockstep: true, ..vm }))
+        Ok(Arc::new(SoftVm::made(ram, model, Tiers::FORCED, true)))
     }
 
     /// The interpreter alone makes no code of the host, and AVX and its kin need some.
-    fn made(ram: Arc<GuestRam>, model: CpuModel, tiers: Tiers) -> SoftVm {
+    fn made(ram: Arc<GuestRam>, model: CpuModel, tiers: Tiers, lockstep: bool) -> SoftVm {
         let taken = (0..model.vcpus).map(|_| AtomicBool::new(false)).collect();
-        let processors = Processors::offering(model, tiers != Tiers::INTERPRETER);
-        SoftVm { ram, processors, taken, tiers, lockstep: false }
+        let source = if lockstep { Source::executed() } else { Source::Host };
+        let processors = Processors::offering(model, tiers != Tiers::INTERPRETER, source);
+        SoftVm { ram, processors, taken, tiers, lockstep }
     }
 
     fn refuse(why: impl ToString) -> RestoreError {

@@ -39,12 +39,10 @@ pub struct Opened {
     host: *mut u8,
 }
 
-/// Copies of a page of RAM.
+/// A copy of a page of RAM.
 #[derive(Debug)]
 struct Copied {
     host: *mut u8,
-    /// Before the translation runs.
-    before: Box<[u8; PAGE]>,
     /// As the interpreter left it.
     expected: Box<[u8; PAGE]>,
 }
@@ -65,7 +63,10 @@ pub struct Differs {
 pub struct Journal {
     /// Who executes now.
     pub phase: Phase,
+    /// What the interpreter wrote, then what the translation wrote on the slow path.
     written: Vec<Written>,
+    /// How many of them are the interpreter's.
+    turned: usize,
     bytes: Vec<u8>,
     opened: Vec<Opened>,
     copies: Vec<Copied>,
@@ -77,6 +78,10 @@ pub struct Journal {
     stray: bool,
     /// Bytes that changed in an earlier try, though nobody but a device should have changed them.
     foreign: Vec<(*mut u8, u8)>,
+    /// Room for a page that is looked at.
+    now: Box<[u8; PAGE]>,
+    /// Room for what the interpreter left where it wrote.
+    left: Vec<u8>,
 }
 
 impl Default for Journal {
@@ -84,6 +89,7 @@ impl Default for Journal {
         Journal {
             phase: Phase::Off,
             written: Vec::new(),
+            turned: 0,
             bytes: Vec::new(),
             opened: Vec::new(),
             copies: Vec::new(),
@@ -91,6 +97,8 @@ impl Default for Journal {
             walks: Cell::new(0),
             stray: false,
             foreign: Vec::new(),
+            now: Box::new([0; PAGE]),
+            left: Vec::new(),
         }
     }
 }
@@ -106,6 +114,16 @@ fn read(host: *mut u8, bytes: &mut [u8]) {
     unsafe { std::ptr::copy_nonoverlapping(host, bytes.as_mut_ptr(), bytes.len()) };
 }
 
+/// Whether a page of RAM has these bytes.
+fn holds(host: *mut u8, bytes: &[u8; PAGE]) -> bool {
+    let (parts, _) = bytes.as_chunks::<64>();
+    parts.iter().enumerate().all(|(n, part)| {
+        // SAFETY: as in `read`; 64 bytes at a multiple of 64 lie in the page.
+        let there = unsafe { host.wrapping_add(64 * n).cast::<[u8; 64]>().read() };
+        there == *part
+    })
+}
+
 /// Writes one byte of guest RAM.
 fn write(host: *mut u8, byte: u8) {
     // SAFETY: as in `read`.
@@ -117,6 +135,7 @@ impl Journal {
     pub fn begin(&mut self) {
         self.phase = Phase::Interpreter;
         self.written.clear();
+        self.turned = 0;
         self.bytes.clear();
         self.opened.clear();
         self.spare.append(&mut self.copies);
@@ -155,10 +174,6 @@ impl Journal {
         self.opened.iter().any(|page| page.host == page_of(host))
     }
 
-    fn linear_of(&self, host: *mut u8) -> Option<u64> {
-        self.opened.iter().find(|page| page.host == host).map(|page| page.linear)
-    }
-
     /// A page that the translation may write, by number.
     pub fn opened(&self, number: usize) -> Option<Opened> {
         self.opened.get(number).copied()
@@ -166,38 +181,40 @@ impl Journal {
 
     /// The interpreter is done: keeps what it wrote, takes it back, and lets the translation begin.
     pub fn turn(&mut self) {
+        self.left.resize(self.bytes.len(), 0);
+        for &Written { host, len, at } in &self.written {
+            read(host, &mut self.left[at..at + len]);
+        }
+        self.take_back(0);
         for &Opened { host, .. } in &self.opened {
             if self.copies.iter().any(|copy| copy.host == host) {
                 continue;
             }
-            let mut copy = self.spare.pop().unwrap_or_else(|| Copied {
-                host,
-                before: Box::new([0; PAGE]),
-                expected: Box::new([0; PAGE]),
-            });
+            let spare = self.spare.pop();
+            let mut copy = spare.unwrap_or_else(|| Copied { host, expected: Box::new([0; PAGE]) });
             copy.host = host;
             read(host, &mut copy.expected[..]);
             self.copies.push(copy);
         }
-        self.take_back();
-        for copy in &mut self.copies {
-            read(copy.host, &mut copy.before[..]);
-            // What devices write meanwhile is no difference.
-            let mut expected = *copy.before;
-            for written in self.written.iter().filter(|written| page_of(written.host) == copy.host) {
-                let first = written.host.addr() - copy.host.addr();
-                expected[first..first + written.len]
-                    .copy_from_slice(&copy.expected[first..first + written.len]);
+        for &Written { host, len, at } in &self.written {
+            if let Some(copy) = self.copies.iter_mut().find(|copy| copy.host == page_of(host)) {
+                let first = host.addr() - copy.host.addr();
+                copy.expected[first..first + len].copy_from_slice(&self.left[at..at + len]);
             }
-            *copy.expected = expected;
         }
-        self.written.clear();
+        self.turned = self.written.len();
         self.phase = Phase::Translation;
     }
 
-    /// Gives the noted bytes the values back that they had, the last first.
-    fn take_back(&self) {
-        for written in self.written.iter().rev() {
+    /// The interpreter could not finish: takes back what it wrote.
+    pub fn abandon(&mut self) {
+        self.take_back(0);
+        self.phase = Phase::Off;
+    }
+
+    /// Gives the bytes that were noted from `first` on the values back that they had, the last first.
+    fn take_back(&self, first: usize) {
+        for written in self.written[first..].iter().rev() {
             for n in 0..written.len {
                 write(written.host.wrapping_add(n), self.bytes[written.at + n]);
             }
@@ -208,25 +225,26 @@ impl Journal {
     pub fn differences(&mut self) -> Vec<Differs> {
         self.phase = Phase::Off;
         let mut found = Vec::new();
-        let mut now = [0; PAGE];
         for copy in &self.copies {
-            read(copy.host, &mut now);
-            if now == *copy.expected {
+            if holds(copy.host, &copy.expected) {
                 continue;
             }
+            let now = &mut self.now;
+            read(copy.host, &mut now[..]);
             let walked = |n: usize| n.is_multiple_of(8) && self.walks.get() > 0;
             let differs = |n: &usize| {
                 let bits = now[*n] ^ copy.expected[*n];
                 if walked(*n) { bits & !WALK_BITS != 0 } else { bits != 0 }
             };
+            let page = self.opened.iter().find(|page| page.host == copy.host);
             found.extend((0..PAGE).filter(differs).map(|n| Differs {
-                linear: self.linear_of(copy.host).map(|page| page + n as u64),
+                linear: page.map(|page| page.linear + n as u64),
                 interpreted: copy.expected[n],
                 translated: now[n],
             }));
         }
         if self.stray {
-            let outside = self.written.iter().filter(|written| !self.is_open(written.host));
+            let outside = self.written[self.turned..].iter().filter(|written| !self.is_open(written.host));
             found.extend(outside.map(|written| {
                 let mut byte = [0];
                 read(written.host, &mut byte);
@@ -240,16 +258,24 @@ impl Journal {
     /// Takes back what the translation wrote, for another try. What it should not have written may have been a device's:
     /// that is kept for [`Journal::settle`].
     pub fn undo(&mut self) {
-        self.take_back();
-        let mut now = [0; PAGE];
+        self.take_back(self.turned);
         for copy in &self.copies {
-            read(copy.host, &mut now);
-            for n in (0..PAGE).filter(|n| now[*n] != copy.before[*n]) {
+            let mut before = copy.expected.clone();
+            for written in self.written[..self.turned].iter().rev() {
+                if page_of(written.host) == copy.host {
+                    let first = written.host.addr() - copy.host.addr();
+                    let bytes = &self.bytes[written.at..written.at + written.len];
+                    before[first..first + written.len].copy_from_slice(bytes);
+                }
+            }
+            let now = &mut self.now;
+            read(copy.host, &mut now[..]);
+            for n in (0..PAGE).filter(|n| now[*n] != before[*n]) {
                 let host = copy.host.wrapping_add(n);
-                if copy.expected[n] == copy.before[n] {
+                if copy.expected[n] == before[n] {
                     self.foreign.push((host, now[n]));
                 }
-                write(host, copy.before[n]);
+                write(host, before[n]);
             }
         }
     }

@@ -35,6 +35,8 @@ pub struct Lockstep {
     pub stop: Option<u64>,
     /// The current stretch differed so often.
     tries: u32,
+    /// Room for what a stretch is held against: not in it while a stretch runs.
+    sides: Option<Box<Sides>>,
     /// What was found.
     pub counts: Counts,
     /// The difference that stopped the processor.
@@ -140,19 +142,21 @@ pub(crate) fn advance(cpu: &mut Cpu, block: &Block, code: usize) -> Step {
     if end == 0 {
         return Step::Alone;
     }
-    let before = Snapshot::take(cpu);
+    let mut sides = sides(cpu);
+    sides.before.retake(cpu);
     begin(cpu);
     let mut came = interpret(cpu, block, end);
     if let Came::Device(index) = came {
-        take_back(cpu, &before);
+        take_back(cpu, &sides.before);
         if index == 0 {
-            return Step::Alone;
+            return settle(cpu, sides, Step::Alone);
         }
         end = index;
         begin(cpu);
         came = interpret(cpu, block, end);
     }
-    let expected = Snapshot::take(cpu);
+    sides.expected.retake(cpu);
+    let before = &sides.before;
     let stop = block.ops().get(end).map(|op| before.rip.wrapping_add(u64::from(op.at)));
     if let Some(lockstep) = &mut cpu.lockstep {
         lockstep.journal.turn();
@@ -161,27 +165,53 @@ pub(crate) fn advance(cpu: &mut Cpu, block: &Block, code: usize) -> Step {
     before.restore(cpu);
     open_pages(cpu);
     let left = cpu.run_translated(code, false);
-    let got = Snapshot::take(cpu);
-    close_pages(cpu, before.same_rights(&got));
-    let same = expected.rflags() == got.rflags();
-    let mask = if same { u64::MAX } else { !undefined_flags(cpu, block, end) };
-    judge(cpu, block, Sides { before, expected, got, came, left, mask })
+    close_pages(cpu, before.same_rights(cpu));
+    let step = judge(cpu, block, &sides, Ends { end, came, left });
+    settle(cpu, sides, step)
 }
 
-/// What is held against one another.
+/// A processor before a stretch, and as the interpreter left it.
+#[derive(Debug)]
 struct Sides {
     before: Snapshot,
     expected: Snapshot,
-    got: Snapshot,
+}
+
+/// How a stretch up to the op number `end` ended on either side.
+struct Ends {
+    end: usize,
     came: Came,
     left: Left,
-    mask: u64,
+}
+
+/// The room for them, which [`settle`] gives back.
+fn sides(cpu: &mut Cpu) -> Box<Sides> {
+    let room = cpu.lockstep.as_mut().and_then(|lockstep| lockstep.sides.take());
+    room.unwrap_or_else(|| Box::new(Sides { before: Snapshot::take(cpu), expected: Snapshot::take(cpu) }))
+}
+
+fn settle(cpu: &mut Cpu, sides: Box<Sides>, step: Step) -> Step {
+    if let Some(lockstep) = &mut cpu.lockstep {
+        lockstep.sides = Some(sides);
+    }
+    step
+}
+
+/// What registers differ in, a line each.
+fn register_differences(cpu: &Cpu, block: &Block, expected: &Snapshot, end: usize) -> String {
+    if expected.is_left_by(cpu) {
+        return String::new();
+    }
+    let got = Snapshot::take(cpu);
+    let same = expected.rflags() == got.rflags();
+    let mask = if same { u64::MAX } else { !undefined_flags(cpu, block, end) };
+    expected.differences(&got, mask)
 }
 
 /// Compares, and goes on with the translation's state or reports.
-fn judge(cpu: &mut Cpu, block: &Block, sides: Sides) -> Step {
-    let Sides { before, expected, got, came, left, mask } = sides;
-    let mut text = expected.differences(&got, mask);
+fn judge(cpu: &mut Cpu, block: &Block, sides: &Sides, ends: Ends) -> Step {
+    let Ends { end, came, left } = ends;
+    let mut text = register_differences(cpu, block, &sides.expected, end);
     let interpreted = if let Came::Fault(rip) = came { Some(rip) } else { None };
     let translated = if let Left::Fault(rip) = left { Some(rip) } else { None };
     if interpreted != translated {
@@ -202,13 +232,15 @@ fn judge(cpu: &mut Cpu, block: &Block, sides: Sides) -> Step {
         };
     }
     if !text.is_empty() {
-        return differs(cpu, block, &before, text);
+        return differs(cpu, block, &sides.before, text);
     }
+    let executed = sides.before.retired_since(cpu);
+    let Some(lockstep) = &mut cpu.lockstep else { return Step::On };
     lockstep.counts.again += u64::from(lockstep.tries > 0);
     lockstep.tries = 0;
     lockstep.journal.settle();
     lockstep.counts.agreed += 1;
-    lockstep.counts.instructions += got.retired_since(&before);
+    lockstep.counts.instructions += executed;
     match left {
         Left::Fault(rip) => Step::Fault(rip),
         Left::Look => Step::Look,
@@ -244,8 +276,7 @@ fn begin(cpu: &mut Cpu) {
 /// Forgets a stretch that the interpreter could not finish.
 fn take_back(cpu: &mut Cpu, before: &Snapshot) {
     if let Some(lockstep) = &mut cpu.lockstep {
-        lockstep.journal.turn();
-        lockstep.journal.phase = Phase::Off;
+        lockstep.journal.abandon();
         lockstep.met_device = false;
     }
     before.restore(cpu);

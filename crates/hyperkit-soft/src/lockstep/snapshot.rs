@@ -55,6 +55,24 @@ impl Snapshot {
         }
     }
 
+    /// Takes another one in its place.
+    pub fn retake(&mut self, cpu: &Cpu) {
+        *self = Snapshot::take(cpu);
+    }
+
+    /// Whether the processor is surely as this says, in all that [`Snapshot::differences`] looks at. Quick.
+    pub fn is_left_by(&self, cpu: &Cpu) -> bool {
+        let pointers = FX_POINTERS;
+        self.regs[..16] == cpu.regs[..16]
+            && self.rip == cpu.rip
+            && self.retired == cpu.retired
+            && self.rflags() == cpu.flags.rflags()
+            && (self.shadow, self.cr2, self.fault) == (cpu.shadow, cpu.cr2, cpu.fault)
+            && self.fx.0[..pointers.start] == cpu.fx.0[..pointers.start]
+            && self.fx.0[pointers.end..FX_BYTES] == cpu.fx.0[pointers.end..FX_BYTES]
+            && self.upper.0 == cpu.upper.0
+    }
+
     /// Puts everything back.
     pub fn restore(&self, cpu: &mut Cpu) {
         cpu.regs = self.regs;
@@ -78,14 +96,14 @@ impl Snapshot {
         self.flags.rflags()
     }
 
-    /// Whether the rights of loads and stores are the same.
-    pub fn same_rights(&self, other: &Snapshot) -> bool {
-        self.tlb_index == other.tlb_index
+    /// Whether the rights of loads and stores are the processor's.
+    pub fn same_rights(&self, cpu: &Cpu) -> bool {
+        self.tlb_index == cpu.tlb_index
     }
 
-    /// Instructions retired since another one.
-    pub fn retired_since(&self, before: &Snapshot) -> u64 {
-        self.retired.wrapping_sub(before.retired)
+    /// Instructions that the processor has retired since.
+    pub fn retired_since(&self, cpu: &Cpu) -> u64 {
+        cpu.retired.wrapping_sub(self.retired)
     }
 
     /// What the translation left otherwise than the interpreter, whose state this is, a line each; empty if nothing.

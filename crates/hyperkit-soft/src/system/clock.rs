@@ -1,7 +1,9 @@
 //! The guest's time-stamp counter and the paravirtual clock on top of it.
 //!
-//! The counter is the host's plus an offset. The clock's page is written once, when the guest asks for it: time
-//! is a fixed function of the counter. Spec: the Linux kernel's `Documentation/virt/kvm/x86/msr.rst`.
+//! The counter is the host's plus an offset, or follows what was executed ([`Source`]). The clock's page is written once,
+//! when the guest asks for it: time is a fixed function of the counter. Spec: the Linux kernel's `Documentation/virt/kvm/x86/msr.rst`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyperkit_hv::Tsc;
 
@@ -27,6 +29,50 @@ pub fn host_ticks() -> u64 {
     {
         static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
         START.get_or_init(std::time::Instant::now).elapsed().as_nanos() as u64
+    }
+}
+
+/// Where the guest's counter comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// The host's counter: guest time is the host's.
+    Host,
+    /// A nanosecond for each instruction that the only processor has executed, and the host's time while it sleeps: for an
+    /// engine so slow that a guest which goes by the host's clock would do nothing but serve its timer.
+    Executed {
+        /// Ticks that went by in sleep.
+        slept: AtomicU64,
+    },
+}
+
+impl Source {
+    /// The second kind, of a processor that has not slept yet.
+    pub fn executed() -> Source {
+        Source::Executed { slept: AtomicU64::new(0) }
+    }
+
+    /// The counter before any offset, when the first processor has retired so many instructions.
+    #[inline]
+    pub fn ticks(&self, tsc: Tsc, retired: u64) -> u64 {
+        match self {
+            Source::Host => host_ticks(),
+            Source::Executed { slept } => {
+                let ran = u128::from(retired) * u128::from(tsc.khz) / 1_000_000;
+                (ran as u64).wrapping_add(slept.load(Ordering::Relaxed))
+            }
+        }
+    }
+
+    /// Runs `sleep`, whose time counts.
+    pub fn asleep(&self, sleep: impl FnOnce()) {
+        match self {
+            Source::Host => sleep(),
+            Source::Executed { slept } => {
+                let from = host_ticks();
+                sleep();
+                slept.fetch_add(host_ticks().wrapping_sub(from), Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -67,7 +113,7 @@ impl Cpu {
     /// The guest's time-stamp counter.
     #[inline]
     pub fn tsc(&self) -> u64 {
-        host_ticks().wrapping_add(self.interrupts.shared().tsc_offset()).wrapping_add(self.msr.tsc_adjust)
+        self.interrupts.shared().ticks_at(self.retired).wrapping_add(self.msr.tsc_adjust)
     }
 
     /// Takes a write to the system time MSR: publishes the clock of this processor at the address in it.

@@ -11,7 +11,7 @@ use crate::cpu::{Cpu, seg};
 use crate::decode::lines::ByAddress;
 use crate::flags::bit;
 use crate::system::Next;
-use crate::system::clock::{duration, host_ticks};
+use crate::system::clock::{Source, duration};
 use crate::system::delivery::Event;
 use crate::system::rendezvous::Rendezvous;
 use crate::trap::vector;
@@ -30,7 +30,9 @@ pub struct Processors {
     pub model: CpuModel,
     /// Whether AVX and its kin are offered, where the host has them.
     pub wide: bool,
-    /// What is added to the host's counter to get the guest's.
+    /// What the guest's counter follows.
+    source: Source,
+    /// What is added to that to get the guest's counter.
     tsc_offset: AtomicU64,
     /// Which vCPUs wait for start-up.
     waiting: Vec<AtomicBool>,
@@ -58,18 +60,18 @@ pub fn timer_shift(tsc: Tsc) -> u32 {
 impl Processors {
     /// Those of a machine that has just been switched on: its counter starts at 0.
     pub fn new(model: CpuModel) -> Arc<Processors> {
-        Processors::offering(model, true)
+        Processors::offering(model, true, Source::Host)
     }
 
-    /// The same, with or without AVX and its kin: they need code to be generated.
-    pub fn offering(model: CpuModel, wide: bool) -> Arc<Processors> {
+    /// The same, with or without AVX and its kin, which need code to be generated, and with a choice of time.
+    pub fn offering(model: CpuModel, wide: bool, source: Source) -> Arc<Processors> {
         let attention: Vec<_> = (0..model.vcpus.max(1)).map(|_| Arc::new(Attention::default())).collect();
         let wake = Box::new(Waker(attention.clone()));
         let apics = ApicSet::new(model.vcpus.max(1), timer_shift(model.tsc), wake);
         let waiting = (0..attention.len()).map(|id| AtomicBool::new(id != 0)).collect();
         let rendezvous = Rendezvous::new(attention.len());
-        let tsc_offset = AtomicU64::new(0u64.wrapping_sub(host_ticks()));
-        Arc::new(Processors { apics, attention, model, wide, tsc_offset, waiting, rendezvous })
+        let tsc_offset = AtomicU64::new(0u64.wrapping_sub(source.ticks(model.tsc, 0)));
+        Arc::new(Processors { apics, attention, model, wide, source, tsc_offset, waiting, rendezvous })
     }
 
     /// Frequency of the counter.
@@ -77,15 +79,15 @@ impl Processors {
         self.model.tsc
     }
 
-    /// What is added to the host's counter.
+    /// The counter now, as a processor sees it that has not written its own and has retired so many instructions.
     #[inline]
-    pub fn tsc_offset(&self) -> u64 {
-        self.tsc_offset.load(Ordering::Relaxed)
+    pub fn ticks_at(&self, retired: u64) -> u64 {
+        self.source.ticks(self.model.tsc, retired).wrapping_add(self.tsc_offset.load(Ordering::Relaxed))
     }
 
-    /// The counter now, as a processor that has not written its own sees it.
+    /// The counter as of what the first processor told last.
     pub fn ticks(&self) -> u64 {
-        host_ticks().wrapping_add(self.tsc_offset())
+        self.ticks_at(self.attention[0].retired())
     }
 
     /// Whether vCPU `id` waits for start-up.
@@ -102,7 +104,8 @@ impl Processors {
 
     /// Makes the counter go on from `ticks`.
     pub fn set_ticks(&self, ticks: u64) {
-        self.tsc_offset.store(ticks.wrapping_sub(host_ticks()), Ordering::Relaxed);
+        let now = self.source.ticks(self.model.tsc, self.attention[0].retired());
+        self.tsc_offset.store(ticks.wrapping_sub(now), Ordering::Relaxed);
     }
 }
 
@@ -338,7 +341,8 @@ impl Cpu {
             }
             self.step_aside();
             self.attention.take(want::CODE);
-            self.attention.sleep(self.until_deadline());
+            let limit = self.until_deadline();
+            self.interrupts.processors.source.asleep(|| self.attention.sleep(limit));
             self.join();
         }
     }

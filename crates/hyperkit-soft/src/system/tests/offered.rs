@@ -127,11 +127,12 @@ fn the_interpreter_alone_offers_nothing_that_needs_code_to_be_made() {
     use hyperkit_mem::GuestRam;
 
     use crate::cpu::Cpu;
+    use crate::system::clock::Source;
     use crate::system::interrupts::Processors;
 
     let model = CpuModel { vcpus: 1, tsc: Tsc::of_host() };
     let ram = Arc::new(GuestRam::new(1 << 20).unwrap());
-    let mut cpu = Cpu::member(ram, Processors::offering(model, false), 0);
+    let mut cpu = Cpu::member(ram, Processors::offering(model, false, Source::Host), 0);
     let (one, seven) = (cpu.cpuid_leaf(1, 0), cpu.cpuid_leaf(7, 0));
     assert_eq!(one[2] & (1 << 12 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29), 0, "FMA, XSAVE, AVX, F16C");
     assert_eq!(seven[1] & 1 << 5, 0, "AVX2");

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{cpu, read_u64};
 use crate::cpu::Cpu;
-use crate::system::clock::scale;
+use crate::system::clock::{Source, scale};
 use crate::system::interrupts::{Processors, timer_shift};
 use crate::system::msr::index;
 
@@ -54,6 +54,22 @@ fn a_counter_that_was_written_goes_on_from_there() {
     cpu.write_msr(index::TSC, 1 << 50).unwrap();
     let after = cpu.read_msr(index::TSC).unwrap();
     assert!(after >= 1 << 50 && after - (1 << 50) < 1 << 34, "{after:#x}");
+}
+
+#[test]
+fn a_counter_that_follows_instructions_goes_on_with_them_and_in_sleep() {
+    let (ram, tsc) = (Arc::new(GuestRam::new(1 << 20).unwrap()), Tsc { khz: 2_500_000 });
+    let model = CpuModel { vcpus: 1, tsc };
+    let mut cpu = Cpu::member(ram, Processors::offering(model, true, Source::executed()), 0);
+    assert_eq!(cpu.tsc(), 0);
+    cpu.retired = 4000;
+    assert_eq!(cpu.tsc(), 10_000, "a nanosecond each");
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    assert_eq!(cpu.tsc(), 10_000, "the host's time is nothing to it");
+
+    let (source, tsc) = (Source::executed(), Tsc::of_host());
+    source.asleep(|| std::thread::sleep(std::time::Duration::from_millis(20)));
+    assert!(source.ticks(tsc, 0) >= u64::from(tsc.khz) * 19, "but asleep it counts");
 }
 
 #[test]
