@@ -3,14 +3,18 @@
 //! One machine at a time unless a test is about several: a machine is a busy processor.
 
 mod bad_input;
-mod datakit;
 mod failures;
 mod network;
-mod ninep;
 mod processor;
 mod shares;
 mod streams;
-#[cfg(test)] // says to clippy that its functions belong to tests, where `unwrap` is allowed
+
+// This says to clippy that the functions of these belong to tests, where `unwrap` is allowed.
+#[cfg(test)]
+mod datakit;
+#[cfg(test)]
+mod ninep;
+#[cfg(test)]
 mod terminal;
 
 use std::io::Write;
