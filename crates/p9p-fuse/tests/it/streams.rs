@@ -156,8 +156,13 @@ fn a_shell_reads_line_by_line() {
 #[test]
 fn a_cat_that_waits_ends_on_a_signal_and_closes_its_file() {
     let Some((ticks, mount, _place)) = mounted() else { return };
-    let mut child =
-        Command::new("cat").arg(mount.path().join("ticks")).stdout(Stdio::piped()).spawn().unwrap();
+    // Who runs this test may ignore SIGINT, as a script's background job does.
+    let mut child = Command::new("env")
+        .args(["--default-signal=INT", "cat"])
+        .arg(mount.path().join("ticks"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     ticks.tick();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
