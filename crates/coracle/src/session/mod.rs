@@ -103,7 +103,9 @@ impl Session {
         match event {
             Event::Connected(stream) => self.control = Some(stream),
             Event::Guest(FromGuest::Ready) => {
-                if let Some(request) = self.request.take() {
+                if let Some(mut request) = self.request.take() {
+                    // As late as can be: the guest sets its clock by it.
+                    request.time_ns = now_ns();
                     if let Some(terminal) = &mut self.terminal {
                         terminal.make_raw();
                     }
