@@ -27,6 +27,10 @@ fn flags_and_values() {
     check(&["run", "--memory", "lots", "--", "true"], &["lots", "512M"]);
     check(&["run", "--cpus", "0", "--", "true"], &["--cpus"]);
     check(&["run", "--cpus", "99", "--engine", "soft", "--", "true"], &["99 vCPUs", "at most"]);
+    check(
+        &["run", "--cpus", "2", "--engine", "soft:lockstep", "--", "true"],
+        &["2 vCPUs", "soft:lockstep", "at most 1"],
+    );
     check(&["run", "--timeout", "never", "--", "true"], &["never", "30s"]);
     check(&["run", "-p", "http:80", "--", "true"], &["http"]);
     check(&["run", "-v", "nowhere", "--", "true"], &["nowhere"]);

@@ -3,6 +3,8 @@
 //! One machine at a time unless a test is about several: a machine is a busy processor.
 
 mod bad_input;
+#[cfg(test)] // as of `terminal`
+mod clock;
 mod failures;
 mod network;
 mod processor;
