@@ -7,6 +7,7 @@ mod ci;
 mod fuzz;
 mod packages;
 mod run;
+mod soak;
 mod test;
 mod tidy;
 
@@ -16,7 +17,9 @@ const USAGE: &str = "\
 usage: cargo xtask TASK
 
   test              every test, with what they need installed first
-  soak [TEST]       the long form of the tests that run Debian's own tests in a guest; takes hours on an interpreter
+  soak [boots|stress|python|go|lockstep] [--count N] [--cpus N] [--seconds N] [--only NAME,…] [--engine E]
+                    the long form of the tests that run Debian's own tests in a guest, or a part of it: boots, seconds
+                    for each stressor, these stressors or modules
   bench 9p          our 9P server and client beside diod's
   bench boot        boot to power-off beside QEMU's TCG
   bench cpu         loops in a guest, beside QEMU's TCG and native
@@ -36,8 +39,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["test", rest @ ..] => test::test(rest),
-        ["soak"] => test::soak("processor::"),
-        ["soak", name] => test::soak(name),
+        ["soak", rest @ ..] => soak::soak(rest),
         ["bench", "9p", rest @ ..] => bench::ninep(rest),
         ["bench", "boot", rest @ ..] => bench::boot(rest),
         ["bench", "cpu", rest @ ..] => bench::cpu(rest),

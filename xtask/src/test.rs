@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace; `cargo xtask soak`: the long form of some.
+//! `cargo xtask test`: every test of the workspace.
 
 use anyhow::Result;
 
@@ -18,10 +18,4 @@ pub fn test(arguments: &[&str]) -> Result<()> {
         tests.args(["--", "--show-output"]);
     }
     run(&mut tests)
-}
-
-/// Runs the long form of those product tests whose name has `name` in it.
-pub fn soak(name: &str) -> Result<()> {
-    let mut tests = cargo(&["test", "--release", "--package", "coracle", "--test", "it", "--"]);
-    run(tests.args(["--nocapture", name]).env("CORACLE_SOAK", "1"))
 }
