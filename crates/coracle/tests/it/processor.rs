@@ -113,9 +113,14 @@ fn pythons_own_tests_pass() {
 
 #[test]
 fn the_tiers_agree_through_a_whole_boot() {
+    if !soaking() {
+        println!("SKIP: not soaking, and a boot in lockstep takes minutes on a busy host");
+        return;
+    }
     let script = "echo $((6 * 7)); seq 2000 | sha256sum; uname -s";
     let native = std::process::Command::new("sh").args(["-c", script]).output().unwrap();
-    let done = sh(&["--engine", "soft:lockstep"], script).done();
+    let flags = ["run", "--engine", "soft:lockstep", "--timeout", "3600s", "--", "sh", "-c", script];
+    let done = coracle(&flags).done();
     assert_eq!(done.good(), String::from_utf8(native.stdout).unwrap());
 }
 

@@ -1,9 +1,13 @@
 //! Interrupts at whatever instruction their time comes: the program they interrupt does not notice them, in any tier.
 
+use std::sync::Arc;
+
+use hyperkit_hv::{CpuModel, Tsc};
 use hyperkit_mem::GuestAddr;
 use iced_x86::code_asm::*;
 
-use super::switch::{RESULT, assemble, gate, long_mode, ram, run_in};
+use super::switch::{RESULT, assemble, gate, long_mode, ram, run_on};
+use crate::SoftVm;
 use crate::jit::Tiers;
 
 /// Where the handler counts.
@@ -75,9 +79,14 @@ fn work(a: &mut CodeAssembler) {
     a.xor(eax, edx).unwrap();
 }
 
-/// What the program computes, and how often it was interrupted.
-fn outcome(interrupted: bool, tiers: Tiers) -> (u64, u32) {
+/// What the program computes in some tiers, or in lockstep, and how often it was interrupted.
+fn outcome(interrupted: bool, tiers: Option<Tiers>) -> (u64, u32) {
     let ram = ram();
+    let model = CpuModel { vcpus: 1, tsc: Tsc { khz: 2_500_000 } };
+    let vm = match tiers {
+        Some(tiers) => SoftVm::with_tiers(Arc::clone(&ram), model, tiers),
+        None => SoftVm::in_lockstep(Arc::clone(&ram), model),
+    };
     let code = assemble(64, 0x9000, |a| {
         if interrupted {
             prepare(a);
@@ -102,19 +111,28 @@ fn outcome(interrupted: bool, tiers: Tiers) -> (u64, u32) {
         a.iretq().unwrap();
     });
     ram.write(GuestAddr(0xa000), &handler).unwrap();
-    let result = run_in(&ram, &state, tiers);
+    let result = run_on(&vm.unwrap(), &state);
     (result, ram.read_u32(GuestAddr(COUNT as u64)).unwrap())
 }
 
 #[test]
 fn a_program_does_not_notice_interrupts_wherever_they_come() {
-    let (expected, none) = outcome(false, Tiers::INTERPRETER);
+    let (expected, none) = outcome(false, Some(Tiers::INTERPRETER));
     assert_eq!(none, 0);
     for tiers in [Tiers::INTERPRETER, Tiers::BOTH, Tiers::FORCED] {
         for n in 0..5 {
-            let (result, count) = outcome(true, tiers);
+            let (result, count) = outcome(true, Some(tiers));
             assert_eq!(result, expected, "{tiers:?}, run {n}, {count} interrupts");
             assert!(count > 20, "{tiers:?}: {count}");
         }
     }
+}
+
+#[test]
+fn in_lockstep_interrupts_come_at_the_same_instructions_each_time() {
+    let (expected, _) = outcome(false, Some(Tiers::INTERPRETER));
+    let (result, count) = outcome(true, None);
+    assert_eq!(result, expected, "{count} interrupts");
+    assert!((20..20_000).contains(&count), "{count} interrupts in about 600,000 instructions");
+    assert_eq!(outcome(true, None), (result, count), "its clock goes by what is executed");
 }

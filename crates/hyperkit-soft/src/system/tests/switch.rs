@@ -39,7 +39,11 @@ pub fn run(ram: &Arc<GuestRam>, state: &X86State) -> u64 {
 /// The same with a choice of tiers.
 pub fn run_in(ram: &Arc<GuestRam>, state: &X86State, tiers: Tiers) -> u64 {
     let model = CpuModel { vcpus: 1, tsc: Tsc::of_host() };
-    let vm = SoftVm::with_tiers(Arc::clone(ram), model, tiers).unwrap();
+    run_on(&SoftVm::with_tiers(Arc::clone(ram), model, tiers).unwrap(), state)
+}
+
+/// The same on a machine.
+pub fn run_on(vm: &SoftVm, state: &X86State) -> u64 {
     let result = Arc::new(AtomicU64::new(u64::MAX));
     let mut bus = Bus::default();
     let device = Result32(Arc::clone(&result), vm.kick(0));
