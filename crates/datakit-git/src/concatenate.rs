@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use gix::odb::pack::data::Entry;
 use gix::odb::pack::data::entry::Header;
 use gix::zlib::{Inflate, Status};
 
@@ -98,18 +99,23 @@ impl Writer<'_> {
             let end = entries.get(n + 1).map_or(data.pack_end() as u64, |(next, _)| *next);
             let unfit = || io::Error::other("an index does not fit its pack");
             let bytes = data.entry_slice(*start..end).ok_or_else(unfit)?;
-            let entry = gix::odb::pack::data::Entry::from_bytes(bytes, *start, hash);
-            let entry = entry.map_err(|error| io::Error::other(error.to_string()))?;
-            let content = usize::try_from(entry.data_offset - start).ok().and_then(|at| bytes.get(at..));
-            let content = content.ok_or_else(unfit)?;
-            let made = match entry.header {
-                Header::Tree => self.tree(content, entry.decompressed_size)?,
-                Header::OfsDelta { base_distance } => {
+            // What is torn, as after a power failure, is copied: whoever reads it is told its name.
+            let entry = Entry::from_bytes(bytes, *start, hash).ok();
+            let content = |at: u64| usize::try_from(at - start).ok().and_then(|at| bytes.get(at..));
+            let entry = entry.and_then(|entry| Some((content(entry.data_offset)?, entry)));
+            let made = match entry {
+                Some((content, Entry { header: Header::Tree, decompressed_size, .. })) => {
+                    self.tree(content, decompressed_size)?
+                }
+                Some((
+                    content,
+                    Entry { header: Header::OfsDelta { base_distance }, decompressed_size, .. },
+                )) => {
                     let base = start.checked_sub(base_distance).ok_or_else(unfit)?;
                     let base =
                         entries.binary_search_by_key(&base, |(offset, _)| *offset).map_err(|_| unfit())?;
                     let base = *self.offsets.get(&entries[base].1).ok_or_else(unfit)?;
-                    Some(self.delta_entry(base, entry.decompressed_size, content))
+                    Some(self.delta_entry(base, decompressed_size, content))
                 }
                 _ => None,
             };
@@ -128,7 +134,7 @@ impl Writer<'_> {
         };
         let mut tree = vec![0; size];
         self.inflate.reset();
-        // What is damaged is copied: whoever reads it is told its name.
+        // Damaged ones are copied as well.
         if !matches!(self.inflate.once(content, &mut tree), Ok((Status::StreamEnd, _, n)) if n == size) {
             return Ok(None);
         }
@@ -171,5 +177,52 @@ impl Writer<'_> {
         entry.extend(digits.into_iter().rev());
         entry.extend_from_slice(compressed);
         entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::ObjectKind;
+
+    /// After a power failure an index may be on disk and its pack be zero: the next start is not to fail for that.
+    #[test]
+    fn a_torn_pack_is_put_together_with_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        // Versions of a directory: one of its entries is another in each.
+        let entry = |id: u8| [&b"40000 directory-with-a-name\0"[..], &[id; 20]].concat();
+        let tree = |n: u8| [entry(99).repeat(15), entry(n), entry(99).repeat(14)].concat();
+        let ids: Vec<ObjectId> = (1..=6).map(|n| ObjectId::from_bytes_or_panic(&[n; 20])).collect();
+        let mut packer = Packer::new(HashKind::Sha1);
+        let paths: Vec<PathBuf> = [0, 3]
+            .map(|first| {
+                let trees: Vec<Vec<u8>> = (first..first + 3).map(|n| tree(n as u8)).collect();
+                let objects = trees.iter().enumerate();
+                let objects = objects.map(|(n, tree)| (ids[first + n], ObjectKind::Tree, tree.as_slice()));
+                let mut pack = packer.pack(objects).unwrap();
+                if first == 0 {
+                    pack.bytes[200..].fill(0);
+                }
+                let path = folder.path().join(format!("pack-{first}"));
+                std::fs::write(path.with_extension("pack"), pack.bytes).unwrap();
+                std::fs::write(path.with_extension("idx"), pack.index).unwrap();
+                path
+            })
+            .into();
+        let out = folder.path().join("pack-all");
+        let mut file = File::create(out.with_extension("pack")).unwrap();
+        let (index, _) = concatenate(HashKind::Sha1, &paths, &mut file).unwrap();
+        std::fs::write(out.with_extension("idx"), index).unwrap();
+        let (data, index) = open(HashKind::Sha1, &out).unwrap();
+        assert_eq!(index.num_objects(), 6);
+        let kind = |id: &ObjectId| {
+            let at = index.pack_offset_at_index(index.lookup(id).unwrap());
+            data.entry(at).map(|entry| entry.header).ok()
+        };
+        // The last pack is read first: one whole tree, and two that are made of it.
+        assert_eq!(kind(&ids[3]), Some(Header::Tree));
+        assert!(ids[4..].iter().all(|id| matches!(kind(id), Some(Header::OfsDelta { .. }))));
     }
 }

@@ -146,7 +146,7 @@ mod tests {
             delta = rest;
             *first
         };
-        let mut size = |byte: &mut dyn FnMut() -> u8| {
+        let size = |byte: &mut dyn FnMut() -> u8| {
             let (mut n, mut shift) = (0_usize, 0);
             loop {
                 let next = byte();

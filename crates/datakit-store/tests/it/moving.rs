@@ -61,7 +61,7 @@ fn an_object_is_found_wherever_git_moves_it() {
     let listed = git(folder.path(), &["rev-list", "--objects", "--all"]);
     let ids: Vec<ObjectId> = listed.lines().map(|line| line[..40].parse().unwrap()).collect();
     let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
-    let rounds = if std::env::var_os("CORACLE_SOAK").is_some() { 1200 } else { 24 };
+    let rounds = if std::env::var_os("CORACLE_SOAK").is_some() { 1200 } else { 12 };
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)
             .map(|reader| {
