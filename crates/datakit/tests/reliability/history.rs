@@ -17,8 +17,8 @@ const PATIENT: Retries =
     Retries { attempts: 1000, wait_first: Duration::from_millis(2), wait_max: Duration::from_millis(100) };
 
 /// A number and who wrote it: two that write the same bytes do not conflict, so who counts must sign.
-fn number(bytes: &[u8]) -> u64 {
-    String::from_utf8_lossy(bytes).split_whitespace().next().unwrap().parse().unwrap()
+pub fn number(bytes: impl AsRef<[u8]>) -> u64 {
+    String::from_utf8_lossy(bytes.as_ref()).split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Adds one to a shared number and writes it to two files, over 9P.
@@ -140,10 +140,11 @@ fn updates_are_kept_and_reads_whole(durability: &str) {
     fsck(&world.repo);
 }
 
-/// Along the branch's own line, as git has it, the number never goes back and ends at `total`; each update is one commit.
-fn check_counted(world: &World, total: usize) {
+/// What some files have at each commit of the branch's own line, oldest first, as git has it.
+pub fn texts_along(world: &World, files: &[&str]) -> Vec<String> {
     let commits = git(&world.repo, &["rev-list", "--reverse", "--first-parent", "main"]);
-    let names: String = commits.lines().map(|commit| format!("{commit}:one\n{commit}:other/two\n")).collect();
+    let of = |commit: &str| files.iter().map(|file| format!("{commit}:{file}\n")).collect::<String>();
+    let names: String = commits.lines().map(of).collect();
     let mut cat = git_command(&world.repo, &["cat-file", "--batch=%(objecttype)"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -151,14 +152,18 @@ fn check_counted(world: &World, total: usize) {
         .unwrap();
     let mut stdin = cat.stdin.take().unwrap();
     let feeder = thread::spawn(move || stdin.write_all(names.as_bytes()));
-    let output = cat.wait_with_output().unwrap();
+    let output = String::from_utf8(cat.wait_with_output().unwrap().stdout).unwrap();
     feeder.join().unwrap().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let texts: Vec<&str> = text.lines().filter(|line| !line.is_empty() && *line != "blob").collect();
+    output.lines().filter(|line| !line.is_empty() && *line != "blob").map(str::to_owned).collect()
+}
+
+/// Along the branch's own line, as git has it, the number never goes back and ends at `total`; each update is one commit.
+fn check_counted(world: &World, total: usize) {
+    let texts = texts_along(world, &["one", "other/two"]);
     let mut last = 0;
     for pair in texts.chunks(2) {
         assert_eq!(pair[0], pair[1], "a torn commit");
-        let one = number(pair[0].as_bytes());
+        let one = number(&pair[0]);
         assert!(one == last || one == last + 1, "{one} after {last}");
         last = one;
     }

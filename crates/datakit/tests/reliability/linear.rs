@@ -4,15 +4,14 @@
 //! read shows. Every operation is noted with when it began and ended.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::process::Stdio;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use datakit_client::{DataKit, Retries};
 
-use super::world::{Server, World, fsck, git, git_command, rounds};
+use super::history::{number, texts_along};
+use super::world::{Server, World, fsck, rounds};
 
 /// Whoever loses the race for the next number tries again until the server is gone.
 const PATIENT: Retries =
@@ -93,10 +92,6 @@ impl Life {
     }
 }
 
-fn number(text: &str) -> u64 {
-    text.split(' ').next().unwrap().trim().parse().unwrap()
-}
-
 /// Each operation comes after all that ended before it began: a read is not older, a write is newer.
 fn check_order(events: &[Event]) {
     let mut by_end: Vec<&Event> = events.iter().collect();
@@ -118,23 +113,12 @@ fn check_order(events: &[Event]) {
 
 /// What the number was at each commit of the branch's line, as git has it: each is one more than the one before.
 fn line(world: &World) -> HashMap<u64, String> {
-    let commits = git(&world.repo, &["rev-list", "--reverse", "--first-parent", "main"]);
-    let names: String = commits.lines().map(|commit| format!("{commit}:one\n")).collect();
-    let mut cat = git_command(&world.repo, &["cat-file", "--batch=%(objecttype)"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = cat.stdin.take().unwrap();
-    let feeder = thread::spawn(move || stdin.write_all(names.as_bytes()));
-    let output = String::from_utf8(cat.wait_with_output().unwrap().stdout).unwrap();
-    feeder.join().unwrap().unwrap();
-    let texts: Vec<&str> = output.lines().filter(|text| !text.is_empty() && *text != "blob").collect();
+    let texts = texts_along(world, &["one"]);
     for pair in texts.windows(2) {
-        let (before, after) = (number(pair[0]), number(pair[1]));
+        let (before, after) = (number(&pair[0]), number(&pair[1]));
         assert!(pair[0] == pair[1] || after == before + 1, "{:?} after {:?}", pair[1], pair[0]);
     }
-    texts.into_iter().map(|text| (number(text), text.to_owned())).collect()
+    texts.into_iter().map(|text| (number(&text), text)).collect()
 }
 
 #[test]
