@@ -19,7 +19,10 @@ pub(crate) const PACK_BYTES_MAX: u64 = 1 << 31;
 pub(crate) const DEFLATE_BYTES_MIN: usize = 512;
 
 /// Most bytes of one stored block, RFC 1951 §3.2.4.
-const STORED_BYTES_MAX: usize = 0xffff;
+pub(crate) const STORED_BYTES_MAX: usize = 0xffff;
+
+/// Two bytes that begin a zlib stream without compression, RFC 1950 §2.2.
+pub(crate) const ZLIB: [u8; 2] = [0x78, 0x01];
 
 /// Where an object is in a pack.
 pub(crate) struct Place {
@@ -95,12 +98,17 @@ impl Packer {
     }
 }
 
+/// What precedes a stored block: its type, its length, and the length again, inverted.
+pub(crate) fn block_header(length: u64, is_last: bool) -> [u8; 5] {
+    let length = u16::try_from(length).expect("at most STORED_BYTES_MAX");
+    let ([a, b], [c, d]) = (length.to_le_bytes(), (!length).to_le_bytes());
+    [is_last.into(), a, b, c, d]
+}
+
 /// A zlib stream of one stored block.
 pub(crate) fn store(content: &[u8], out: &mut Vec<u8>) {
-    let length = u16::try_from(content.len()).expect("at most STORED_BYTES_MAX");
-    out.extend_from_slice(&[0x78, 0x01, 0x01]);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&(!length).to_le_bytes());
+    out.extend_from_slice(&ZLIB);
+    out.extend_from_slice(&block_header(content.len() as u64, true));
     out.extend_from_slice(content);
     out.extend_from_slice(&simd_adler32::adler32(&content).to_be_bytes());
 }

@@ -13,17 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk::Disk;
-use crate::pack::Checksum;
+use crate::pack::{Checksum, STORED_BYTES_MAX, ZLIB, block_header};
 use crate::{ObjectId, ObjectKind};
 
 /// Content of a stored block but for the last one, in bytes: as much as RFC 1951 allows.
-const BLOCK: u64 = 0xffff;
-/// What precedes it: type, length, and the length again, inverted.
+const BLOCK: u64 = STORED_BYTES_MAX as u64;
+/// What precedes it, in bytes: see [`block_header`].
 const HEADER: u64 = 5;
 /// Blocks written, or read, with one system call.
 const AT_ONCE: u64 = 16;
-/// Two bytes that begin a zlib stream without compression.
-const ZLIB: [u8; 2] = [0x78, 0x01];
 /// The Adler-32 at its end, in bytes.
 const TRAILER: u64 = 4;
 
@@ -34,12 +32,6 @@ fn prefix(kind: ObjectKind, size: u64) -> (Vec<u8>, String) {
     prefix.extend(block_header(header.len() as u64, false));
     prefix.extend(header.as_bytes());
     (prefix, header)
-}
-
-fn block_header(length: u64, is_last: bool) -> [u8; HEADER as usize] {
-    let length = u16::try_from(length).expect("a block has at most 65535 bytes");
-    let ([a, b], [c, d]) = (length.to_le_bytes(), (!length).to_le_bytes());
-    [is_last.into(), a, b, c, d]
 }
 
 /// The length of the block that begins at `start` of a content of `size` bytes, and whether it is the last one.
