@@ -14,6 +14,7 @@ pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
+pub mod ntp;
 pub mod tcp;
 pub mod udp;
 

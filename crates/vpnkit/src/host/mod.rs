@@ -4,7 +4,6 @@ mod dns;
 mod forward;
 mod greeting;
 mod lookup;
-mod ntp;
 mod ping;
 mod poller;
 mod route;
@@ -23,6 +22,7 @@ use std::time::Duration;
 use ethlink::inside::Inside;
 use rustix::event::epoll::EventFlags;
 use vpnkit_stack::wire::ethernet::MacAddr;
+use vpnkit_stack::wire::ntp;
 use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Hosts, Instant, Offload, Stack};
 
 use crate::config::{Config, Forward, ForwardError, StartError, Update};

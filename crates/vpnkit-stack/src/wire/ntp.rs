@@ -1,9 +1,9 @@
-//! The host's clock, for guests that ask for the time. Spec: RFC 5905 §7.3, §8 (server mode).
+//! NTP, as far as a server needs it whose clock others keep right. Spec: RFC 5905 §7.3, §8 (server mode).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes of a message without extensions.
-const MESSAGE_BYTES: usize = 48;
+pub const MESSAGE_BYTES: usize = 48;
 /// Seconds from NTP's epoch, 1900, to Unix's.
 const EPOCH_SECONDS: u64 = 2_208_988_800;
 /// Two, as of a server that has its time from elsewhere: the host's clock is kept right by others.
@@ -15,7 +15,8 @@ const REFERENCE: [u8; 4] = [127, 127, 1, 0];
 const MODE_CLIENT: u8 = 3;
 const MODE_SERVER: u8 = 4;
 
-/// The answer to a client; `None` when it is not one that asks.
+/// The answer to a client whose request was received at one time of the server's clock and is answered at another; `None`
+/// when the bytes are no request of a client: short, of another mode, or of a version other than 1 to 4.
 pub fn answer(request: &[u8], received: SystemTime, sent: SystemTime) -> Option<[u8; MESSAGE_BYTES]> {
     let request: &[u8; MESSAGE_BYTES] = request.get(..MESSAGE_BYTES)?.try_into().ok()?;
     let (version, mode) = (request[0] >> 3 & 7, request[0] & 7);
