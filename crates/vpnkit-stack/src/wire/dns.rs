@@ -8,6 +8,8 @@ use super::{ParseError, at_least, be16};
 pub const PORT: u16 = 53;
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 12;
+/// Bytes of the longest name, with its lengths and its end: RFC 1035 §2.3.4.
+const NAME_BYTES_MAX: usize = 255;
 /// Bytes of the largest answer over UDP to a query without EDNS.
 pub const UDP_BYTES_MIN: usize = 512;
 /// Type of IPv4 addresses.
@@ -77,7 +79,7 @@ fn parse_name(bytes: &[u8], start: usize) -> Result<(String, usize), ParseError>
             return Ok((name, at + 1));
         }
         let label = bytes.get(at + 1..at + 1 + length).ok_or(ParseError::Length)?;
-        if length > 63 || name.len() + length > 254 {
+        if length > 63 || at + 2 + length - start > NAME_BYTES_MAX {
             return Err(ParseError::Length);
         }
         if !name.is_empty() {
@@ -149,11 +151,11 @@ pub fn query(id: u16, name: &str, qtype: u16) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Encodes a name; `None` when a label is empty or too long.
+/// Encodes a name; `None` when it or a label is too long, or a label empty.
 pub fn encode_name(name: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(name.len() + 2);
     for label in name.trim_end_matches('.').split('.') {
-        if label.is_empty() || label.len() > 63 || out.len() > 254 {
+        if label.is_empty() || label.len() > 63 || out.len() + label.len() + 2 > NAME_BYTES_MAX {
             return None;
         }
         out.push(label.len() as u8);
@@ -269,6 +271,21 @@ mod tests {
         assert_eq!(out.len(), 21);
         assert!(is_truncated(&out));
         assert_eq!(out[6..8], [0, 0]);
+    }
+
+    #[test]
+    fn the_longest_name_is_one_of_255_bytes_with_its_lengths() {
+        let label = "a".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "b".repeat(61));
+        assert_eq!(encode_name(&longest).unwrap().len(), NAME_BYTES_MAX);
+        assert_eq!(parse(&query(&longest, TYPE_A, None)).unwrap().name, longest);
+        assert_eq!(encode_name(&format!("{longest}b")), None);
+        assert_eq!(encode_name(&format!("{longest}.b")), None);
+        let mut longer = query(&longest, TYPE_A, None);
+        let last = HEADER_BYTES + 3 * 64;
+        longer[last] += 1;
+        longer.insert(last + 1, b'b');
+        assert_eq!(parse(&longer), Err(ParseError::Length));
     }
 
     #[test]
