@@ -80,6 +80,28 @@ fn the_guest_reaches_services_of_the_host() {
 }
 
 #[test]
+fn the_guest_reaches_services_of_the_host_over_ipv6() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        println!("SKIP the_guest_reaches_services_of_the_host_over_ipv6: this host has no ::1");
+        return;
+    };
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, peer) = listener.accept().unwrap();
+        let mut got = String::new();
+        stream.read_to_string(&mut got).unwrap();
+        stream.write_all(b"answer").unwrap();
+        (got, peer.is_ipv6())
+    });
+    // The kernel makes its address of what the router tells, a second or two after the device is up.
+    let attempt = format!("printf question | nc fd76:706e:6b69:7400::2 {port} 2> /dev/null && exit 0");
+    let script = format!("for i in $(seq 100); do {attempt}; sleep 0.3; done; ip -6 address; exit 1");
+    let said = sh(&[], &script).done().good();
+    assert_eq!(said, "answer");
+    assert_eq!(server.join().unwrap(), ("question".to_owned(), true));
+}
+
+#[test]
 fn a_large_transfer_arrives_whole_both_ways() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
