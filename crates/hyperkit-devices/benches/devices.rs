@@ -117,7 +117,7 @@ impl NetBackend for Sink {
     fn attach(&self, port: Arc<dyn NetPort>) {
         drop(port);
     }
-    fn transmit(&self, _header: &VnetHeader, frame: &[u8]) {
+    fn transmit(&self, _header: &VnetHeader, frame: &mut Vec<u8>) {
         self.0.fetch_add(frame.len() as u64, Ordering::Relaxed);
     }
     fn detach(&self) {}

@@ -26,10 +26,10 @@ impl NetBackend for Cable {
     fn attach(&self, port: Arc<dyn NetPort>) {
         let offloads = port.offloads();
         let whole = offloads.checksum && offloads.tso4;
-        self.0.connect(Arc::new(move |offload, frame| port.deliver(&header(offload), frame)), whole);
+        self.0.connect(Arc::new(move |offload, parts| port.deliver(&header(offload), parts)), whole);
     }
 
-    fn transmit(&self, header: &VnetHeader, frame: &[u8]) {
+    fn transmit(&self, header: &VnetHeader, frame: &mut Vec<u8>) {
         // A frame that the engine has no room for is lost, as on any link; the stack's windows make it rare.
         let _ = self.0.push(offload(header), frame);
     }

@@ -1,5 +1,6 @@
 //! The host's side of the network device, and the port through which it delivers frames.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use super::header::VnetHeader;
@@ -11,8 +12,9 @@ pub trait NetBackend: Send + Sync {
 
     /// Takes a frame that the guest sends: 14 to [`FRAME_BYTES_MAX`](super::FRAME_BYTES_MAX) bytes, no FCS.
     ///
-    /// `header` fits the frame and uses no offload that was not offered.
-    fn transmit(&self, header: &VnetHeader, frame: &[u8]);
+    /// `header` fits the frame and uses no offload that was not offered. The buffer may be kept: whatever other buffer is
+    /// left in its place is used for a later frame.
+    fn transmit(&self, header: &VnetHeader, frame: &mut Vec<u8>);
 
     /// The driver is gone: the port takes no more.
     fn detach(&self);
@@ -34,12 +36,12 @@ pub struct ReceiveOffloads {
 
 /// The guest's end of the link. Usable from any thread; never blocks for long.
 pub trait NetPort: Send + Sync {
-    /// Gives the guest a frame. Returns `false` when the guest has no buffers for it at the moment: the backend
-    /// keeps it (or not) and hears [`NetBackend::receive_ready`] when it may try again.
+    /// Gives the guest the frame that `parts` make together. Returns `false` when the guest has no buffers for it at
+    /// the moment: the backend keeps it (or not) and hears [`NetBackend::receive_ready`] when it may try again.
     ///
     /// A frame that the guest can never take (too long, an offload that it does not know, a driver that is gone) is
     /// dropped, and that is `true`.
-    fn deliver(&self, header: &VnetHeader, frame: &[u8]) -> bool;
+    fn deliver(&self, header: &VnetHeader, parts: &[IoSlice<'_>]) -> bool;
 
     /// What the driver can take beside plain frames.
     fn offloads(&self) -> ReceiveOffloads;

@@ -53,7 +53,6 @@ impl Net {
 
     fn transmit_all(&mut self) {
         let Some(transmit) = &mut self.transmit else { return };
-        self.frame.resize(FRAME_BYTES_MAX, 0);
         for _ in 0..CHAINS_PER_NOTIFY_MAX {
             let Some(chain) = transmit.pop() else {
                 transmit.interrupt();
@@ -63,9 +62,9 @@ impl Net {
             let Ok(header) = reader.read_array::<HEADER_BYTES>() else { break };
             let bytes = usize::try_from(reader.remaining()).unwrap_or(usize::MAX);
             if let Some(header) = VnetHeader::parse(&header).checked_from_driver(bytes, self.features) {
-                let frame = &mut self.frame[..bytes];
-                reader.read(frame);
-                self.backend.transmit(&header, frame);
+                self.frame.resize(bytes, 0);
+                reader.read(&mut self.frame);
+                self.backend.transmit(&header, &mut self.frame);
             }
             transmit.push(chain, 0);
         }

@@ -1,5 +1,6 @@
 //! Receiving: frames from the backend into the driver's buffers.
 
+use std::io::IoSlice;
 use std::sync::{Mutex, MutexGuard};
 
 use hyperkit_virtio::Chain;
@@ -56,12 +57,13 @@ impl Port {
 }
 
 impl NetPort for Port {
-    fn deliver(&self, header: &VnetHeader, frame: &[u8]) -> bool {
-        let Some(mut header) = header.checked_to_driver(frame.len(), self.features) else { return true };
+    fn deliver(&self, header: &VnetHeader, parts: &[IoSlice<'_>]) -> bool {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let Some(header) = header.checked_to_driver(bytes, self.features) else { return true };
         let mut state = self.lock();
         let State { queue, starved, chains, copy } = &mut *state;
         let Some(queue) = queue else { return true };
-        match collect(queue, chains, HEADER_BYTES + frame.len(), self.has(feature::MRG_RXBUF)) {
+        match collect(queue, chains, HEADER_BYTES + bytes, self.has(feature::MRG_RXBUF)) {
             Collected::Enough => {}
             Collected::TooFew => {
                 *starved = true;
@@ -69,15 +71,14 @@ impl NetPort for Port {
             }
             Collected::Never => return true,
         }
-        let mut frame = frame;
         if header.flags & NEEDS_CSUM != 0 && !self.has(feature::GUEST_CSUM) {
             copy.clear();
-            copy.extend_from_slice(frame);
+            parts.iter().for_each(|part| copy.extend_from_slice(part));
             finish_checksum(&header, copy);
-            header = VnetHeader::default();
-            frame = copy;
+            fill(queue, chains, VnetHeader::default(), &[IoSlice::new(copy)]);
+        } else {
+            fill(queue, chains, header, parts);
         }
-        fill(queue, chains, header, frame);
         true
     }
 
@@ -132,14 +133,21 @@ fn put_back(queue: &mut DeviceQueue, chains: &mut Vec<Chain>) {
 }
 
 /// Writes header and frame into `chains`, which have room for it, and gives them back.
-fn fill(queue: &mut DeviceQueue, chains: &mut Vec<Chain>, header: VnetHeader, frame: &[u8]) {
+fn fill(queue: &mut DeviceQueue, chains: &mut Vec<Chain>, header: VnetHeader, parts: &[IoSlice<'_>]) {
     let header = VnetHeader { num_buffers: chains.len() as u16, ..header }.emit();
-    let (mut head, mut rest) = (&header[..], frame);
+    let mut parts = parts.iter().map(|part| &part[..]);
+    let mut rest = &header[..];
     for chain in chains.drain(..) {
         let mut writer = queue.writer(&chain);
-        writer.write(std::mem::take(&mut head));
-        let n = writer.write(rest);
-        rest = &rest[n..];
+        loop {
+            let count = writer.write(rest);
+            rest = &rest[count..];
+            if !rest.is_empty() {
+                break;
+            }
+            let Some(next) = parts.next() else { break };
+            rest = next;
+        }
         let written = writer.written();
         queue.add(chain, written);
     }

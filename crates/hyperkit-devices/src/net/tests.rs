@@ -1,5 +1,6 @@
 //! The network device as its driver sees it: frames and their headers, both ways.
 
+use std::io::IoSlice;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
@@ -22,8 +23,9 @@ impl NetBackend for Wire {
     fn attach(&self, port: Arc<dyn NetPort>) {
         *self.port.lock().unwrap() = Some(port);
     }
-    fn transmit(&self, header: &VnetHeader, frame: &[u8]) {
-        self.frames.lock().unwrap().push((*header, frame.to_vec()));
+    fn transmit(&self, header: &VnetHeader, frame: &mut Vec<u8>) {
+        // The buffer is kept, and an empty one left.
+        self.frames.lock().unwrap().push((*header, std::mem::take(frame)));
     }
     fn detach(&self) {
         *self.port.lock().unwrap() = None;
@@ -137,7 +139,7 @@ fn offloads_that_were_not_negotiated_are_dropped() {
     assert_eq!(wire.sent(), []);
     assert_eq!(wire.port().offloads(), ReceiveOffloads::default());
     driver.send(0, &[], &[4096]);
-    assert!(wire.port().deliver(&tso(1000), &frame(2000)));
+    assert!(wire.port().deliver(&tso(1000), &[IoSlice::new(&frame(2000))]));
     assert_eq!(driver.rings[0].take_used(), None);
 }
 
@@ -147,7 +149,9 @@ fn frame_for_the_guest_spans_its_buffers() {
     for len in [100, 12, 2000] {
         driver.rings[0].add(&[], &[len]);
     }
-    assert!(wire.port().deliver(&tso(500), &frame(1000)));
+    let sent = frame(1000);
+    let pieces = [&sent[..54], &sent[54..500], &[], &sent[500..]].map(IoSlice::new);
+    assert!(wire.port().deliver(&tso(500), &pieces));
     let parts: Vec<_> = (0..3).map(|_| driver.rings[0].take_used().unwrap()).collect();
     let received: Vec<u8> = parts.iter().flat_map(|part| part.bytes.clone()).collect();
     assert_eq!(parts.iter().map(|part| part.len).collect::<Vec<_>>(), [100, 12, 900]);
@@ -161,24 +165,24 @@ fn backend_is_told_when_there_are_buffers_again() {
     let (mut driver, wire) = driver();
     driver.send(0, &[], &[100]);
     assert_eq!(*wire.n_ready.lock().unwrap(), 0, "nobody waits");
-    assert!(!wire.port().deliver(&VnetHeader::default(), &frame(150)));
-    assert!(wire.port().deliver(&VnetHeader::default(), &frame(80)), "a shorter one fits");
+    assert!(!wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(150))]));
+    assert!(wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(80))]), "a shorter one fits");
     assert_eq!(driver.rings[0].take_used().unwrap().len, 92);
-    assert!(!wire.port().deliver(&VnetHeader::default(), &frame(150)));
+    assert!(!wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(150))]));
     driver.send(0, &[], &[100]);
     assert_eq!(*wire.n_ready.lock().unwrap(), 1);
     driver.send(0, &[], &[100]);
     assert_eq!(*wire.n_ready.lock().unwrap(), 1, "told once");
-    assert!(wire.port().deliver(&VnetHeader::default(), &frame(150)));
+    assert!(wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(150))]));
 }
 
 #[test]
 fn frame_too_long_for_a_buffer_is_dropped_when_it_cannot_span() {
     let (mut driver, wire) = with_features(feature::MAC);
     driver.send(0, &[], &[1526]);
-    assert!(wire.port().deliver(&VnetHeader::default(), &frame(1515)));
+    assert!(wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(1515))]));
     assert_eq!(driver.rings[0].take_used(), None);
-    assert!(wire.port().deliver(&VnetHeader::default(), &frame(1514)));
+    assert!(wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(1514))]));
     let used = driver.rings[0].take_used().unwrap();
     assert_eq!((used.len, &used.bytes[10..12]), (1526, &[1, 0][..]), "num_buffers is 1");
 }
@@ -190,7 +194,7 @@ fn checksum_is_finished_for_a_driver_that_cannot() {
     let header = VnetHeader { flags: NEEDS_CSUM, csum_start: 14, csum_offset: 2, ..VnetHeader::default() };
     let mut sent = vec![0; 14];
     sent.extend([0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6]);
-    assert!(wire.port().deliver(&header, &sent));
+    assert!(wire.port().deliver(&header, &[IoSlice::new(&sent)]));
     let used = driver.rings[0].take_used().unwrap();
     assert_eq!(used.bytes[0], 0, "nothing is left to finish");
     // 0001 + f203 + f4f5 + f600 = 2dcf9 -> dcfb, whose complement is 2304 (RFC 1071).
@@ -204,11 +208,11 @@ fn reset_unplugs_and_restart_plugs_in_again() {
     let old = wire.port();
     driver.device.reset();
     assert!(wire.port.lock().unwrap().is_none());
-    assert!(old.deliver(&VnetHeader::default(), &frame(60)), "dropped");
+    assert!(old.deliver(&VnetHeader::default(), &[IoSlice::new(&frame(60))]), "dropped");
     assert_eq!(driver.rings[0].take_used(), None);
     driver.restart();
     driver.send(0, &[], &[200]);
-    assert!(wire.port().deliver(&VnetHeader::default(), &frame(60)));
+    assert!(wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(60))]));
     assert_eq!(driver.wait_used(0).len, 72);
 }
 
@@ -217,10 +221,10 @@ fn restored_device_goes_on_with_the_same_buffers() {
     let (mut driver, wire) = driver();
     driver.rings[0].add(&[], &[100]);
     driver.send(0, &[], &[100]);
-    wire.port().deliver(&VnetHeader::default(), &frame(60));
+    wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(60))]);
     let (to, wire) = net();
     driver.migrate(to);
-    wire.port().deliver(&VnetHeader::default(), &frame(61));
+    wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(61))]);
     assert_eq!([driver.wait_used(0).len, driver.wait_used(0).len], [72, 73]);
 }
 
@@ -228,7 +232,7 @@ fn restored_device_goes_on_with_the_same_buffers() {
 fn buffers_too_small_for_a_header_ask_for_a_reset() {
     let (mut driver, wire) = driver();
     driver.send(0, &[], &[11]);
-    assert!(wire.port().deliver(&VnetHeader::default(), &frame(60)));
+    assert!(wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(60))]));
     assert_eq!(driver.interrupt.n_needs_reset(), 1);
     driver.restart();
     driver.send(1, &[&[0; HEADER_BYTES - 1]], &[]);
@@ -249,7 +253,7 @@ proptest! {
         let mut missing = 0;
         for &buffer in buffers.iter().cycle().take(8000) {
             let Some(next) = &waiting else { break };
-            if wire.port().deliver(&VnetHeader::default(), next) {
+            if wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(next)]) {
                 waiting = expected.next();
             } else {
                 driver.send(0, &[], &[buffer]);
@@ -277,8 +281,8 @@ proptest! {
     ) {
         let (mut driver, wire) = driver();
         driver.send_raw(queue, &chain);
-        wire.port().deliver(&VnetHeader::default(), &frame(1000));
-        wire.port().deliver(&tso(100), &frame(60_000));
+        wire.port().deliver(&VnetHeader::default(), &[IoSlice::new(&frame(1000))]);
+        wire.port().deliver(&tso(100), &[IoSlice::new(&frame(60_000))]);
         driver.restart();
         wire.sent();
         driver.call(1, &[&[0; HEADER_BYTES], &frame(60)], &[]);

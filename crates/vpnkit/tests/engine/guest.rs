@@ -1,6 +1,7 @@
 //! A guest in this process: smoltcp on the other end of a [`MemoryLink`].
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
         let mut frame = vec![0; len];
         let result = fill(&mut frame);
-        assert!(self.0.push(Offload::NONE, &frame), "the link took the frame");
+        assert!(self.0.push(Offload::NONE, &mut frame), "the link took the frame");
         result
     }
 }
@@ -74,13 +75,13 @@ impl Guest {
     pub fn new(link: Arc<MemoryLink>, frames: usize) -> Self {
         let inbox: Inbox = Inbox::default();
         let sender = inbox.clone();
-        let receiver = move |offload: Offload, frame: &[u8]| {
+        let receiver = move |offload: Offload, parts: &[IoSlice<'_>]| {
             assert_eq!(offload, Offload::NONE);
             let mut queue = sender.0.lock().unwrap();
             if queue.len() >= frames {
                 return false;
             }
-            queue.push_back(frame.to_vec());
+            queue.push_back(parts.iter().flat_map(|part| part.iter().copied()).collect());
             sender.1.notify_one();
             true
         };
