@@ -64,6 +64,10 @@ impl Window {
         for known in self.trees.iter().rev().filter(|known| known.depth < DEPTH_MAX) {
             let found = common(&known.bytes, target);
             let inserted = target.len() - found.0 - found.1;
+            // The longer the chain already is, the less: as git has it, so that one too long gives way to a new one.
+            if inserted * 2 * DEPTH_MAX as usize > target.len() * (DEPTH_MAX - known.depth) as usize {
+                continue;
+            }
             if best.as_ref().is_none_or(|(least, ..)| inserted < *least) {
                 best = Some((inserted, known, found));
                 if inserted <= GOOD_BYTES {
@@ -72,9 +76,6 @@ impl Window {
             }
         }
         let (inserted, known, (prefix, suffix)) = best?;
-        if inserted * 2 > target.len() {
-            return None;
-        }
         let mut out = Vec::with_capacity(inserted + inserted / 100 + 64);
         size(&mut out, known.bytes.len());
         size(&mut out, target.len());

@@ -3,13 +3,14 @@
 //! A lock file that a killed process leaves behind would stop every later writer, git included. So the names are written
 //! down first; the next start removes the locks of the dead, and of nobody else: the file is locked while we live.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use gix::bstr::ByteSlice;
 
 use crate::ObjectId;
+use crate::alive;
 use crate::backend::RefName;
 use crate::refs::Refs;
 
@@ -28,9 +29,7 @@ pub(crate) struct Intent {
 impl Intent {
     pub fn create(folder: &Path, instance: &str) -> io::Result<Intent> {
         let path = folder.join(format!("intent-{instance}"));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Intent { file, path })
+        Ok(Intent { file: alive::create(&path)?, path })
     }
 
     /// Notes what is about to be locked, in place of what was noted before: name, new value, old value.
@@ -79,10 +78,7 @@ pub(crate) fn recover(folder: &Path, refs: &Refs) -> io::Result<Vec<Dead>> {
         let Some(instance) = name.and_then(|name| name.strip_prefix("intent-")).map(str::to_owned) else {
             continue;
         };
-        let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
-        if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            continue;
-        }
+        let Ok(Some(file)) = alive::inherit(&path) else { continue };
         let mut text = Vec::new();
         (&file).take(BYTES_MAX).read_to_end(&mut text)?;
         for line in text.lines().take_while(|line| !line.is_empty()) {

@@ -5,12 +5,13 @@
 //! ever be, and zero, from the start: a write into it changes no metadata, which is what makes fdatasync cheap.
 //! See docs/adr/0007-journal.md.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use gix::bstr::BString;
 
+use crate::alive;
 use crate::disk::Disk;
 use crate::{HashKind, ObjectId, RefName};
 
@@ -86,8 +87,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// Makes a journal. It is locked for as long as the process lives, so that nobody else takes it for a dead one's.
     pub fn create(disk: &Disk, path: PathBuf) -> io::Result<Journal> {
-        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        let mut file = alive::create(&path)?;
         let zeros = vec![0; 1 << 20];
         let fill = |file: &mut File| {
             for _ in 0..JOURNAL_BYTES >> 20 {
@@ -146,15 +146,19 @@ pub(crate) fn framed(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Opens a journal that nobody writes any more and reads its records; `None` when its process lives.
-pub(crate) fn orphan(hash: HashKind, path: &Path) -> io::Result<Option<Vec<Record>>> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(None);
-    }
+/// A journal that nobody writes any more.
+pub(crate) struct Orphan {
+    pub records: Vec<Record>,
+    /// Held, so that nobody else replays it at the same time.
+    _lock: File,
+}
+
+/// Opens a journal that nobody writes any more and reads its records; `None` when its process lives, or it is gone.
+pub(crate) fn orphan(hash: HashKind, path: &Path) -> io::Result<Option<Orphan>> {
+    let Some(mut file) = alive::inherit(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
     Read::by_ref(&mut file).take(JOURNAL_BYTES).read_to_end(&mut bytes)?;
-    Ok(Some(records(hash, &bytes)))
+    Ok(Some(Orphan { records: records(hash, &bytes), _lock: file }))
 }
 
 /// The whole records that a journal begins with.

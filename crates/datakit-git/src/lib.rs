@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alive;
 mod backend;
 mod behind;
 mod concatenate;

@@ -33,6 +33,10 @@ impl Replaced {
         self.packs.extend(packs.into_iter().map(|pack| (now, pack)));
     }
 
+    fn contains(&self, pack: &Path) -> bool {
+        self.packs.iter().any(|(_, replaced)| replaced == pack)
+    }
+
     /// Removes those that stayed long enough.
     fn remove_old(&mut self) {
         let surplus = self.packs.len().saturating_sub(REPLACED_MAX);
@@ -69,7 +73,8 @@ pub(crate) fn run(writer: &Weak<Writer>) {
         };
         replaced.remove_old();
         writer.rotate_now(if stop { Duration::ZERO } else { PATIENCE });
-        replaced.extend(check_point(&writer));
+        let packs = check_point(&writer, &replaced);
+        replaced.extend(packs);
         if stop {
             replaced.remove_all();
             return;
@@ -77,8 +82,8 @@ pub(crate) fn run(writer: &Weak<Writer>) {
     }
 }
 
-/// Brings what is closed to disk. Returns packs that are replaced.
-fn check_point(writer: &Writer) -> Vec<PathBuf> {
+/// Brings what is closed to disk. Returns packs that are replaced, besides those that already were.
+fn check_point(writer: &Writer, before: &Replaced) -> Vec<PathBuf> {
     let mut replaced = Vec::new();
     loop {
         let Some(mut generation) = ({
@@ -111,7 +116,7 @@ fn check_point(writer: &Writer) -> Vec<PathBuf> {
         }
     }
     writer.upkeep.changed.notify_all();
-    match merge_middle(writer) {
+    match merge_middle(writer, before) {
         Ok(packs) => replaced.extend(packs),
         Err(error) => writer.upkeep.state().failure = Some(error.to_string()),
     }
@@ -163,8 +168,11 @@ fn merge(writer: &Writer, packs: &[PathBuf], name: Option<&str>) -> io::Result<(
 }
 
 /// Packs of ours that are many become one of git's own kind, which `git gc` may then treat as it likes.
-fn merge_middle(writer: &Writer) -> io::Result<Vec<PathBuf>> {
+///
+/// Those that already did, and only stay for their readers, do not again.
+fn merge_middle(writer: &Writer, replaced: &Replaced) -> io::Result<Vec<PathBuf>> {
     let mut packs = ours(writer, "pack-dk1-")?;
+    packs.retain(|pack| !replaced.contains(pack));
     packs.retain(|pack| {
         fs::metadata(pack.with_extension("pack")).is_ok_and(|found| found.len() < MERGED_BYTES_MAX)
     });
@@ -218,10 +226,10 @@ pub(crate) fn recover(writer: &Writer) -> io::Result<()> {
         .collect();
     journals.sort_by_key(|path| fs::metadata(path).and_then(|found| found.modified()).ok());
     for path in journals {
-        let Some(records) = orphan(writer.hash, &path)? else { continue };
+        let Some(orphan) = orphan(writer.hash, &path)? else { continue };
         let mut packs = Vec::new();
         let mut refs = BTreeSet::new();
-        for record in &records {
+        for record in &orphan.records {
             packs.extend(replay(writer, record, &mut refs)?);
         }
         let generation = Generation { packs: packs.clone(), refs, ..Generation::default() };
@@ -263,4 +271,42 @@ fn replay(writer: &Writer, record: &Record, refs: &mut BTreeSet<PathBuf>) -> io:
         refs.insert(file);
     }
     Ok(has_objects.then_some(path))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::pack::Packer;
+    use crate::{Disk, Durability, HashKind, ObjectId, ObjectKind};
+
+    /// A pack of ours of the middle size, with one object.
+    fn middle_pack(writer: &Writer, n: u8) {
+        let id = ObjectId::from_bytes_or_panic(&[n; 20]);
+        let object = [(id, ObjectKind::Blob, &b"text"[..])].into_iter();
+        let pack = Packer::new(HashKind::Sha1).pack(object).unwrap();
+        writer.write_pack(&writer.pack_path(&format!("pack-dk1-test-{n}")), &pack, false).unwrap();
+    }
+
+    #[test]
+    fn packs_that_stay_for_their_readers_are_not_put_together_again() {
+        let folder = tempfile::tempdir().unwrap();
+        gix::init_bare(folder.path()).unwrap();
+        let objects = folder.path().join("objects");
+        let disk = Disk::default();
+        let writer =
+            Writer::new(folder.path().to_owned(), objects, HashKind::Sha1, disk, Durability::Visible)
+                .unwrap();
+        let mut replaced = Replaced::default();
+        for n in 0..MIDDLE_PACKS_MAX {
+            assert!(merge_middle(&writer, &replaced).unwrap().is_empty(), "{n} are few");
+            middle_pack(&writer, n as u8);
+        }
+        let packs = merge_middle(&writer, &replaced).unwrap();
+        assert_eq!(packs.len(), MIDDLE_PACKS_MAX);
+        replaced.extend(packs);
+        middle_pack(&writer, 99);
+        assert!(merge_middle(&writer, &replaced).unwrap().is_empty());
+    }
 }

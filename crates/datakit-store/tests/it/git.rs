@@ -36,8 +36,10 @@ fn a_store_that_is_dropped_while_it_looks_at_a_ref_is_closed_all_the_same() {
     std::thread::sleep(Duration::from_millis(1500));
     let ended = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(500));
-        drop(std::fs::OpenOptions::new().write(true).open(&slow).unwrap());
+        // Gone before its reader is let go: whoever looks again would wait for ever. Read and write: never waits itself.
+        let writer = std::fs::OpenOptions::new().read(true).write(true).open(&slow).unwrap();
         std::fs::remove_file(&slow).unwrap();
+        drop(writer);
     });
     drop(store);
     assert_eq!(left_open(folder.path()), [""; 0]);
@@ -171,6 +173,32 @@ fn two_stores_on_one_repository_lose_nothing() {
     assert_eq!(git(folder.path(), &["ls-tree", "-r", "--name-only", "main"]).lines().count(), 161);
     drop((first, second));
     fsck(folder.path());
+}
+
+/// Each start looks for what the dead left: those that live, begin or end meanwhile are none.
+#[test]
+fn stores_that_come_and_go_at_once_lose_nothing() {
+    let (folder, store) = repository();
+    commit(&store, &[("start", "0")]);
+    drop(store);
+    let (clients, rounds) = (4, 25);
+    std::thread::scope(|scope| {
+        for client in 0..clients {
+            let folder = folder.path();
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let store = Store::open(folder, created()).unwrap();
+                    let transaction = store.begin(&main_branch()).unwrap();
+                    transaction.write_file(&path(&format!("{client}/{round}")), b"x").unwrap();
+                    transaction.commit().unwrap();
+                }
+            });
+        }
+    });
+    fsck(folder.path());
+    let files = git(folder.path(), &["ls-tree", "-r", "--name-only", "main"]);
+    assert_eq!(files.lines().count(), 1 + clients * rounds);
+    assert_eq!(left_open(folder.path()), [""; 0]);
 }
 
 #[test]
