@@ -283,8 +283,9 @@ impl Host {
             Ok(None) => {}
             Ok(Some(answer)) => {
                 // Anything else on this socket is not the answer: wait on.
-                let fits = self.dns.question(at).is_none_or(|question| is_answer(&answer, &question.message));
-                if fits && answer.get(..2) == Some(&id.to_be_bytes()) {
+                let fits = answer.len() >= HEADER_BYTES
+                    && self.dns.question(at).is_none_or(|question| is_answer(&answer, &question.message));
+                if fits && answer[..2] == id.to_be_bytes() {
                     self.dns_take(slot, answer);
                 }
             }
@@ -369,15 +370,16 @@ impl Host {
     }
 }
 
-/// Whether it is an answer to this question; who refuses may leave the question out.
+/// Whether a message, of a header at least, is an answer to this question; who refuses may leave the question out.
 fn is_answer(answer: &[u8], query: &[u8]) -> bool {
-    if answer.len() < HEADER_BYTES || answer[2] & 0x80 == 0 {
+    if answer[2] & 0x80 == 0 {
         return false;
     }
     let question = dns::question(query).unwrap_or_default();
     answer[4..6] == [0, 0] || dns::question(answer).is_some_and(|asked| asked.eq_ignore_ascii_case(question))
 }
 
+/// What a message, of a header at least, is worth.
 fn worth_of(answer: &[u8]) -> Worth {
     let (code, has_records) = (answer[3] & 0xf, answer[6..8] != [0, 0]);
     match code {

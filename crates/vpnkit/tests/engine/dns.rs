@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 
-use vpnkit::{Config, Resolvers};
+use vpnkit::{Config, Resolvers, Update, Upstreams};
 
 use crate::start;
 
@@ -91,6 +91,26 @@ fn a_resolver_that_is_down_is_skipped() {
     let (out, ..) = guest.ask(socket, (GATEWAY, 53), &query(1, "a.b", A));
     assert_eq!(out[3] & 0xf, NXDOMAIN);
     assert!(began.elapsed() < std::time::Duration::from_secs(1), "the refusal was not noticed");
+}
+
+#[test]
+fn what_is_no_message_after_the_answer_of_another_resolver_harms_nobody() {
+    // What it cuts is good enough an answer not to wait for the other one.
+    let good = resolver(0, vec![0; 600]);
+    let late = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let servers = format!("nameserver 127.0.0.1#{}\n", good.port())
+        + &format!("nameserver 127.0.0.1#{}\n", late.local_addr().unwrap().port());
+    let (engine, mut guest) = start(config(Vec::new()));
+    engine.update(Update::Resolvers(Upstreams::parse(&servers).unwrap()));
+    let socket = guest.udp_socket(6000);
+    guest.ask(socket, (GATEWAY, 53), &query(1, "a.b", A));
+    let mut asked = [0; 512];
+    let (_, from) = late.recv_from(&mut asked).unwrap();
+    for length in 0..12 {
+        late.send_to(&asked[..length], from).unwrap();
+    }
+    let (out, ..) = guest.ask(socket, (GATEWAY, 53), &query(2, "a.b", A));
+    assert_eq!(out[..2], [0, 2]);
 }
 
 #[test]
