@@ -3,7 +3,7 @@
 //! Thousands of idle flows cost nothing: an empty ring can give its memory back, and one in use grows by doubling.
 
 /// First allocation, in bytes.
-const CAPACITY_MIN: usize = 4096;
+const CAPACITY_MIN: usize = 512;
 
 /// The queue. Its limit is the caller's business; it grows to whatever is put in.
 #[derive(Debug, Default)]
