@@ -52,6 +52,37 @@ impl From<Vec<SocketAddr>> for Upstreams {
     }
 }
 
+/// Servers by number, without memory of its own: there is a list for each query.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Numbers {
+    numbers: [u8; SERVERS_MAX],
+    count: usize,
+}
+
+impl Extend<u8> for Numbers {
+    /// Numbers beyond the room for all servers are not taken: none comes twice.
+    fn extend<I: IntoIterator<Item = u8>>(&mut self, numbers: I) {
+        for (place, number) in self.numbers[self.count..].iter_mut().zip(numbers) {
+            *place = number;
+            self.count += 1;
+        }
+    }
+}
+
+impl std::ops::Deref for Numbers {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.numbers[..self.count]
+    }
+}
+
+impl std::ops::DerefMut for Numbers {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.numbers[..self.count]
+    }
+}
+
 /// Why a file of name servers was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, `{text}`, {why}")]
@@ -128,13 +159,15 @@ impl Upstreams {
     }
 
     /// The servers to ask for `name`, in lower case, by their numbers: those of the lowest order first.
-    pub(crate) fn plan(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn plan(&self, name: &str) -> Numbers {
         let within = |zone: &String| {
             name.strip_suffix(zone.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        let pick = |wanted: &dyn Fn(&Upstream) -> bool| -> Vec<u8> {
-            let servers = self.servers.iter().enumerate().filter(|(_, server)| wanted(server));
-            servers.map(|(index, _)| index as u8).collect()
+        let pick = |wanted: &dyn Fn(&Upstream) -> bool| -> Numbers {
+            let servers = self.servers.iter().take(SERVERS_MAX).enumerate();
+            let mut picked = Numbers::default();
+            picked.extend(servers.filter(|(_, server)| wanted(server)).map(|(index, _)| index as u8));
+            picked
         };
         let mut plan = pick(&|server| server.zones.iter().any(within));
         if plan.is_empty() {
@@ -191,9 +224,9 @@ mod tests {
     fn servers_are_chosen_by_zone_and_order() {
         let text = "nameserver 10.0.0.1\nzone corp\nnameserver 10.0.0.2\norder 1\nnameserver 10.0.0.3\n";
         let servers = Upstreams::parse(text).unwrap();
-        assert_eq!(servers.plan("a.corp"), [0]);
-        assert_eq!(servers.plan("corp"), [0]);
-        assert_eq!(servers.plan("notcorp"), [2, 1]);
+        assert_eq!(*servers.plan("a.corp"), [0]);
+        assert_eq!(*servers.plan("corp"), [0]);
+        assert_eq!(*servers.plan("notcorp"), [2, 1]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::config::Ipv6Network;
 use crate::drops::DropReason;
 use crate::event::{DnsId, Effect, TcpId};
 use crate::time::Instant;
-use crate::wire::dns;
+use crate::wire::{ParseError, dns};
 
 /// After this time a query is forgotten; the host's resolvers give up earlier.
 const LIFETIME: Duration = Duration::from_secs(30);
@@ -84,22 +84,23 @@ impl Stack {
         (guest, server): (SocketAddr, SocketAddr),
         message: &[u8],
     ) {
-        let limit_bytes = dns::parse(message).map_or(dns::UDP_BYTES_MIN, |query| query.udp_bytes);
-        self.ask(now, Client::Udp { guest, server, limit_bytes }, message);
+        let query = dns::parse(message);
+        let limit_bytes = query.as_ref().map_or(dns::UDP_BYTES_MIN, |query| query.udp_bytes);
+        self.ask(now, Client::Udp { guest, server, limit_bytes }, message, query);
     }
 
     /// Asks what a guest would ask, on behalf of the host: [`Effect::DnsReply`] brings the answer.
     pub fn dns_ask(&mut self, now: Instant, number: u64, message: &[u8]) {
-        self.ask(now, Client::Host(number), message);
+        self.ask(now, Client::Host(number), message, dns::parse(message));
     }
 
-    /// Answers a query, or passes it on.
-    fn ask(&mut self, now: Instant, client: Client, message: &[u8]) {
+    /// Answers a query, which is what was parsed of the message, or passes it on.
+    fn ask(&mut self, now: Instant, client: Client, message: &[u8], query: Result<dns::Query, ParseError>) {
         if message.len() < dns::HEADER_BYTES || message[2] & 0x80 != 0 {
             // No header to answer, or an answer: RFC 1035 §7.3.
             return;
         }
-        let Ok(query) = dns::parse(message) else {
+        let Ok(query) = query else {
             let code = if message[2] & 0x78 != 0 { dns::NOTIMP } else { dns::FORMERR };
             return self.reply(now, client, dns::reply(message, code));
         };
@@ -110,7 +111,8 @@ impl Stack {
             };
             return self.reply(now, client, answer);
         }
-        let failure = dns::reply(message, dns::SERVFAIL);
+        let mut failure = self.payload(&[]);
+        dns::emit_reply(&mut failure, message, Some(&query), dns::SERVFAIL);
         if self.dns.len() >= self.config.limits.dns_queries {
             self.count_drop(DropReason::DnsLimit);
             return self.reply(now, client, failure);
@@ -120,7 +122,7 @@ impl Stack {
         }
         let id = DnsId(self.dns.insert(Pending { client, since: now, id: query.id, failure }));
         self.arm_sweep(now);
-        let message = message.to_vec();
+        let message = self.payload(message);
         self.effects.push_back(Effect::DnsQuery {
             query: id,
             tcp: matches!(client, Client::Tcp(_)),
@@ -190,7 +192,10 @@ impl Stack {
     pub fn dns_answered(&mut self, now: Instant, query: DnsId, answer: Option<&[u8]>) {
         let Some(pending) = self.dns.remove(query.0) else { return };
         let mut message = match answer {
-            Some(answer) if answer.len() >= dns::HEADER_BYTES => answer.to_vec(),
+            Some(answer) if answer.len() >= dns::HEADER_BYTES => {
+                self.recycle(pending.failure);
+                self.payload(answer)
+            }
             _ => pending.failure,
         };
         message[..2].copy_from_slice(&pending.id.to_be_bytes());
@@ -205,6 +210,7 @@ impl Stack {
             Client::Udp { guest, server, limit_bytes } => {
                 dns::truncate(&mut message, limit_bytes);
                 self.queue_udp(now, server, guest, &message);
+                self.recycle(message);
             }
             Client::Host(number) => self.effects.push_back(Effect::DnsReply { number, message }),
             Client::Tcp(flow) => {
@@ -215,6 +221,7 @@ impl Stack {
                 self.account(flow);
                 self.touch_tcp(flow);
                 self.finish_dns_stream(flow);
+                self.recycle(message);
             }
         }
     }
@@ -251,7 +258,7 @@ impl Stack {
             entry.endpoint.consume(2 + length);
             self.account(flow);
             self.touch_tcp(flow);
-            self.ask(now, Client::Tcp(flow), &message);
+            self.ask(now, Client::Tcp(flow), &message, dns::parse(&message));
         }
         self.finish_dns_stream(flow);
     }

@@ -45,12 +45,18 @@ impl Stack {
 
     /// Queues a frame with an Ethernet header and `parts`.
     pub(super) fn queue_frame(&mut self, dst: ethernet::MacAddr, ethertype: u16, parts: &[&[u8]]) {
+        self.queue_frame_with(dst, ethertype, &[], parts);
+    }
+
+    /// Queues a frame with an Ethernet header, `head` and `parts`.
+    fn queue_frame_with(&mut self, dst: ethernet::MacAddr, ethertype: u16, head: &[u8], parts: &[&[u8]]) {
         if self.frames.len() >= self.config.limits.queued_frames {
             self.count_drop(DropReason::QueueFull);
             return;
         }
         let mut frame = self.payload(&[0; ethernet::HEADER_BYTES]);
         ethernet::emit(&mut frame, dst, self.config.gateway_mac, ethertype);
+        frame.extend_from_slice(head);
         for part in parts {
             frame.extend_from_slice(part);
         }
@@ -86,17 +92,14 @@ impl Stack {
 
     /// Queues a packet, or keeps it until the guest's hardware address is known.
     fn queue_or_ask(&mut self, now: Instant, dst: IpAddr, head: ip::Head, parts: &[&[u8]]) {
-        let mut pieces = Vec::with_capacity(parts.len() + 1);
-        pieces.push(head.bytes());
-        pieces.extend_from_slice(parts);
         if let Some(mac) = self.neighbours.find(dst) {
-            return self.queue_frame(mac, ethertype_of(dst), &pieces);
+            return self.queue_frame_with(mac, ethertype_of(dst), head.bytes(), parts);
         }
         if self.unresolved.len() == UNRESOLVED_MAX {
             self.unresolved.pop_front();
             self.count_drop(DropReason::NoNeighbour);
         }
-        self.unresolved.push_back((dst, pieces.concat()));
+        self.unresolved.push_back((dst, [head.bytes(), &parts.concat()].concat()));
         self.ask_for(now, dst);
     }
 
@@ -110,10 +113,7 @@ impl Stack {
     ) {
         let payload_bytes = parts.iter().map(|part| part.len()).sum();
         let head = ip::Head::new((src, dst), protocol, payload_bytes, None);
-        let mut pieces = Vec::with_capacity(parts.len() + 1);
-        pieces.push(head.bytes());
-        pieces.extend_from_slice(parts);
-        self.queue_frame(mac, ethertype_of(dst), &pieces);
+        self.queue_frame_with(mac, ethertype_of(dst), head.bytes(), parts);
     }
 
     /// Sends what waited for the hardware address of `address`.

@@ -71,22 +71,33 @@ pub fn parse(bytes: &[u8]) -> Result<Query, ParseError> {
 
 /// Reads a name without compression: a question has nothing before it to point to.
 fn parse_name(bytes: &[u8], start: usize) -> Result<(String, usize), ParseError> {
-    let mut name = String::new();
+    let mut name: Vec<u8> = Vec::with_capacity(bytes.len().saturating_sub(start).min(NAME_BYTES_MAX));
     let mut at = start;
     loop {
         let length = usize::from(*bytes.get(at).ok_or(ParseError::Length)?);
         if length == 0 {
-            return Ok((name, at + 1));
+            name.make_ascii_lowercase();
+            return Ok((text(name), at + 1));
         }
         let label = bytes.get(at + 1..at + 1 + length).ok_or(ParseError::Length)?;
         if length > 63 || at + 2 + length - start > NAME_BYTES_MAX {
             return Err(ParseError::Length);
         }
         if !name.is_empty() {
-            name.push('.');
+            name.push(b'.');
         }
-        name.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+        name.extend_from_slice(label);
         at += 1 + length;
+    }
+}
+
+/// The text of a name; bytes beyond ASCII, which have no meaning there, each count as a character.
+fn text(name: Vec<u8>) -> String {
+    let each = |name: &[u8]| name.iter().map(|byte| char::from(*byte)).collect();
+    match String::from_utf8(name) {
+        Ok(name) if name.is_ascii() => name,
+        Ok(name) => each(name.as_bytes()),
+        Err(error) => each(error.as_bytes()),
     }
 }
 
@@ -168,7 +179,8 @@ pub fn encode_name(name: &str) -> Option<Vec<u8>> {
 /// Returns the answer of somebody who is authoritative for the name: the addresses of the type asked for, which may
 /// be none (NODATA).
 pub fn answer(query: &[u8], parsed: &Query, addresses: &[IpAddr], ttl_seconds: u32) -> Vec<u8> {
-    let mut out = reply(query, NOERROR);
+    let mut out = Vec::new();
+    emit_reply(&mut out, query, Some(parsed), NOERROR);
     out[2] |= 0x04;
     let mut count = 0u16;
     for address in addresses {
@@ -194,8 +206,16 @@ pub fn answer(query: &[u8], parsed: &Query, addresses: &[IpAddr], ttl_seconds: u
 
 /// Returns an answer with nothing but a code; the question is repeated if it can be read.
 pub fn reply(query: &[u8], rcode: u8) -> Vec<u8> {
-    let question_end = parse(query).map_or(0, |parsed| parsed.question_end);
-    let mut out = vec![0; HEADER_BYTES];
+    let mut out = Vec::new();
+    emit_reply(&mut out, query, parse(query).ok().as_ref(), rcode);
+    out
+}
+
+/// Puts what [`reply`] returns into an empty buffer, for a query that was parsed, or could not be.
+pub fn emit_reply(out: &mut Vec<u8>, query: &[u8], parsed: Option<&Query>, rcode: u8) {
+    let question_end = parsed.map_or(0, |parsed| parsed.question_end);
+    out.reserve(question_end.max(HEADER_BYTES));
+    out.resize(HEADER_BYTES, 0);
     let known = query.len().min(4);
     out[..known].copy_from_slice(&query[..known]);
     // An answer; opcode and "recursion desired" as they were; recursion available.
@@ -205,7 +225,6 @@ pub fn reply(query: &[u8], rcode: u8) -> Vec<u8> {
         out[5] = 1;
         out.extend_from_slice(&query[HEADER_BYTES..question_end]);
     }
-    out
 }
 
 /// Returns `answer`, cut to its question and marked truncated when it is larger than `limit_bytes`.

@@ -16,7 +16,7 @@ use vpnkit_stack::{DnsId, Instant};
 use super::Host;
 use super::poller::Token;
 use crate::config::Resolvers;
-use crate::upstream::{SERVERS_MAX, Upstreams};
+use crate::upstream::{Numbers, SERVERS_MAX, Upstreams};
 use files::Followed;
 use socket::{Origin, Resting, Socket};
 
@@ -46,7 +46,7 @@ struct Question {
     serial: u64,
     upstreams: Arc<Upstreams>,
     /// Servers, by number; those before `next` were asked.
-    plan: Vec<u8>,
+    plan: Numbers,
     next: usize,
     outstanding: u32,
     best: Option<(Worth, Vec<u8>)>,
@@ -127,20 +127,20 @@ impl Forwarder {
     }
 
     /// The servers to ask now: those of the next order, and while all of these owe answers, those of the one after.
-    fn next_servers(&mut self, at: (usize, u64)) -> Vec<u8> {
+    fn next_servers(&mut self, at: (usize, u64)) -> Numbers {
         let owed = self.owed;
-        let Some(question) = self.question(at) else { return Vec::new() };
+        let Some(question) = self.question(at) else { return Numbers::default() };
         let upstreams = Arc::clone(&question.upstreams);
         let order = |server: u8| upstreams.servers[usize::from(server)].order;
         let offline = |server: u8| owed[usize::from(server)] >= upstreams.offline_after.max(1);
-        let mut servers: Vec<u8> = Vec::new();
+        let mut servers = Numbers::default();
         while let Some(first) = question.plan.get(question.next).copied() {
             if servers.iter().any(|server| !offline(*server)) {
                 break;
             }
             let group =
                 question.plan[question.next..].iter().take_while(|server| order(**server) == order(first));
-            servers.extend(group);
+            servers.extend(group.copied());
             question.next =
                 question.plan.iter().rposition(|server| servers.contains(server)).map_or(0, |at| at + 1);
         }
@@ -178,10 +178,10 @@ impl Host {
         loop {
             let servers = self.dns.next_servers(at);
             if servers.is_empty() {
-                return self.dns_finish(now, at);
+                return self.dns_finish(now, at, None);
             }
-            for server in servers {
-                self.dns_send(now, at, server);
+            for server in servers.iter() {
+                self.dns_send(now, at, *server);
             }
             if self.dns.question(at).is_none_or(|question| question.outstanding > 0) {
                 return;
@@ -189,13 +189,15 @@ impl Host {
         }
     }
 
-    fn dns_finish(&mut self, now: Instant, at: (usize, u64)) {
+    /// Answers a question: with `good`, or else the best that there is.
+    fn dns_finish(&mut self, now: Instant, at: (usize, u64), good: Option<&[u8]>) {
         if self.dns.question(at).is_some()
             && let Some(question) = self.dns.questions[at.0].take()
         {
             self.dns.free_questions.push(at.0);
-            let answer = question.best.as_ref().map(|(_, answer)| answer.as_slice());
+            let answer = good.or(question.best.as_ref().map(|(_, answer)| answer.as_slice()));
             self.stack.dns_answered(now, question.query, answer);
+            self.stack.recycle(question.message);
         }
     }
 
@@ -279,31 +281,38 @@ impl Host {
             return;
         };
         let (id, at) = (attempt.id, attempt.question);
-        match attempt.socket.progress(&mut self.scratch) {
+        // It goes back below.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        match attempt.socket.progress(&mut scratch) {
             Ok(None) => {}
-            Ok(Some(answer)) => {
+            Ok(Some(count)) => {
+                let answer = &scratch[..count];
                 // Anything else on this socket is not the answer: wait on.
                 let fits = answer.len() >= HEADER_BYTES
-                    && self.dns.question(at).is_none_or(|question| is_answer(&answer, &question.message));
+                    && self.dns.question(at).is_none_or(|question| is_answer(answer, &question.message));
                 if fits && answer[..2] == id.to_be_bytes() {
                     self.dns_take(slot, answer);
                 }
             }
             Err(_) => self.dns_give_up(slot),
         }
+        self.scratch = scratch;
     }
 
     /// Takes an answer: a good one at once, the best of the others when all servers of this order have answered.
-    fn dns_take(&mut self, slot: usize, answer: Vec<u8>) {
+    fn dns_take(&mut self, slot: usize, answer: &[u8]) {
         let Some(attempt) = self.dns.slots.get_mut(slot).and_then(Option::take) else { return };
         let Attempt { question: at, server, socket, origin, token, .. } = attempt;
         self.dns_rest(slot, socket, token, origin);
         self.dns.owed[usize::from(server)] = 0;
-        let worth = worth_of(&answer);
+        let worth = worth_of(answer);
         let Some(question) = self.dns.question(at) else { return };
         question.outstanding -= 1;
+        if worth == Worth::Good {
+            return self.dns_finish(self.now(), at, Some(answer));
+        }
         if question.best.as_ref().is_none_or(|(best, _)| worth > *best) {
-            question.best = Some((worth, answer));
+            question.best = Some((worth, answer.to_vec()));
         }
         self.dns_settle(at);
     }
@@ -313,8 +322,8 @@ impl Host {
         let Some(question) = self.dns.question(at) else { return };
         let best = question.best.as_ref().map(|(worth, _)| *worth);
         let (idle, now) = (question.outstanding == 0, self.now());
-        if best == Some(Worth::Good) || (idle && best > Some(Worth::Poor)) {
-            self.dns_finish(now, at);
+        if idle && best > Some(Worth::Poor) {
+            self.dns_finish(now, at, None);
         } else if idle {
             self.dns_ask(now, at);
         }

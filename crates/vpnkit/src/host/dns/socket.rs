@@ -89,11 +89,12 @@ impl Socket {
         Ok((Socket::Tcp { stream: fd.into(), framed, sent: 0, received: Vec::new() }, token))
     }
 
-    /// Goes on as far as the socket lets it; returns the answer when it is whole.
-    pub fn progress(&mut self, scratch: &mut [u8]) -> io::Result<Option<Vec<u8>>> {
+    /// Goes on as far as the socket lets it; returns the bytes of the answer, which is then in `scratch`, when it is
+    /// whole.
+    pub fn progress(&mut self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
         match self {
             Socket::Udp(socket) => match socket.recv(scratch) {
-                Ok(count) => Ok(Some(scratch[..count].to_vec())),
+                Ok(count) => Ok(Some(count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(error),
             },
@@ -124,12 +125,13 @@ fn read_framed(
     stream: &mut TcpStream,
     received: &mut Vec<u8>,
     scratch: &mut [u8],
-) -> io::Result<Option<Vec<u8>>> {
+) -> io::Result<Option<usize>> {
     loop {
         if let [high, low, rest @ ..] = &received[..] {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             if let Some(answer) = rest.get(..length) {
-                return Ok(Some(answer.to_vec()));
+                scratch[..length].copy_from_slice(answer);
+                return Ok(Some(length));
             }
         }
         match stream.read(scratch) {
