@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use gix::bstr::{BStr, BString, ByteSlice};
 
-use crate::{BlobReader, HashKind, Object, ObjectId, ObjectKind};
+use crate::{BlobReader, HashKind, Object, ObjectId, ObjectKind, Prepared};
 
 /// The full name of a ref: `refs/heads/main`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,13 +82,8 @@ fn or_none(id: &Option<ObjectId>) -> String {
 pub enum Content {
     /// In memory.
     Bytes(Arc<[u8]>),
-    /// The whole of an open file, which nobody changes any more.
-    File {
-        /// The file.
-        file: Arc<File>,
-        /// Its length in bytes.
-        size: u64,
-    },
+    /// Large, and brought to the backend before: see [`Backend::prepare`].
+    Prepared(Arc<Prepared>),
 }
 
 /// An object to be written.
@@ -174,6 +169,14 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// When it cannot be read.
     fn try_find_ref(&self, name: &RefName) -> io::Result<Option<ObjectId>>;
+
+    /// Brings the first `size` bytes of a file, which nobody may change meanwhile, to where they will be a blob, as durable
+    /// as the backend's options say. Returns its id, and what a batch is to be given to have it. Nobody finds it before,
+    /// and it goes with the last handle if no batch has it.
+    ///
+    /// # Errors
+    /// [`WriteError::Io`], also when the file changed.
+    fn prepare(&self, file: &File, size: u64) -> Result<(ObjectId, Content), WriteError>;
 
     /// Writes all objects, then moves the refs. When it returns, the batch is as durable as the backend's options
     /// say, and visible to every reader.

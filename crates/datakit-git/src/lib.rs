@@ -21,6 +21,7 @@ mod memory;
 mod object;
 mod pack;
 mod packed;
+mod prepared;
 mod reader;
 mod refs;
 pub mod remote;
@@ -40,8 +41,10 @@ pub use self::backend::{
 pub use self::disk::{Disk, Fault, Step};
 pub use self::memory::Memory;
 pub use self::object::{
-    Commit, Entry, HashKind, IdError, Mode, Object, ObjectId, ObjectKind, Signature, Tree, hash, parse_id,
+    Commit, Entry, HashKind, IdError, Mode, Object, ObjectId, ObjectKind, Signature, Tree, hash, hash_file,
+    parse_id,
 };
+pub use self::prepared::Prepared;
 pub use self::reader::BlobReader;
 pub use self::repository::{Durability, OpenError, Options, Repository};
 pub use self::survey::Survey;

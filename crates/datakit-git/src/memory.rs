@@ -1,6 +1,7 @@
 //! A backend that keeps everything in memory.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -97,6 +98,17 @@ impl Backend for Memory {
         Ok(results)
     }
 
+    fn prepare(&self, file: &File, size: u64) -> Result<(ObjectId, Content), WriteError> {
+        let failed = |source: io::Error| WriteError::Io {
+            action: "a large file cannot be read back".to_owned(),
+            source: Arc::new(source),
+        };
+        let size = usize::try_from(size).map_err(|error| failed(io::Error::other(error)))?;
+        let mut bytes = vec![0; size];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0).map_err(failed)?;
+        Ok((crate::hash(self.hash(), ObjectKind::Blob, &bytes), Content::Bytes(bytes.into())))
+    }
+
     /// There is nothing but memory.
     fn sync(&self) -> Result<(), WriteError> {
         Ok(())
@@ -117,15 +129,10 @@ impl Backend for Memory {
 fn content_bytes(content: &Content) -> Result<Arc<[u8]>, WriteError> {
     match content {
         Content::Bytes(bytes) => Ok(bytes.clone()),
-        Content::File { file, size } => {
-            let failed = |source: io::Error| WriteError::Io {
-                action: "a large file cannot be read back".to_owned(),
-                source: Arc::new(source),
-            };
-            let size = usize::try_from(*size).map_err(|error| failed(io::Error::other(error)))?;
-            let mut bytes = vec![0; size];
-            std::os::unix::fs::FileExt::read_exact_at(&**file, &mut bytes, 0).map_err(failed)?;
-            Ok(bytes.into())
-        }
+        // What we prepare is in memory.
+        Content::Prepared(_) => Err(WriteError::Io {
+            action: "an object was prepared for another repository".to_owned(),
+            source: Arc::new(io::ErrorKind::InvalidInput.into()),
+        }),
     }
 }

@@ -3,6 +3,9 @@
 //! Spec: gitformat-pack(5), git-hash-object(1), "Git Objects" in gitcore-tutorial(7).
 
 use std::cmp::Ordering;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use gix::bstr::{BStr, BString, ByteSlice};
@@ -24,6 +27,26 @@ pub struct Object {
 pub fn hash(hash: HashKind, kind: ObjectKind, bytes: &[u8]) -> ObjectId {
     gix::objs::compute_hash(hash, kind, bytes).unwrap_or_else(|_| collision(hash))
 }
+
+/// The id of an object that is the first `size` bytes of a file.
+///
+/// # Errors
+/// When it cannot be read, is shorter, or carries a known attack on SHA-1.
+pub fn hash_file(hash: HashKind, kind: ObjectKind, file: &File, size: u64) -> io::Result<ObjectId> {
+    let mut hasher = gix::hash::hasher(hash);
+    hasher.update(format!("{kind} {size}\0").as_bytes());
+    let (mut at, mut chunk) = (0, vec![0; HASHED_AT_ONCE]);
+    while at < size {
+        let count = usize::try_from(size - at).unwrap_or(HASHED_AT_ONCE).min(HASHED_AT_ONCE);
+        file.read_exact_at(&mut chunk[..count], at)?;
+        hasher.update(&chunk[..count]);
+        at += count as u64;
+    }
+    hasher.try_finalize().map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Bytes of a file that are read and hashed at a time.
+const HASHED_AT_ONCE: usize = 128 << 10;
 
 /// The id for content that carries a known attack on SHA-1: an id that no object has, so that it can neither be
 /// read nor be confused with the object that it imitates.

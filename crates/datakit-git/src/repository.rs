@@ -1,5 +1,6 @@
 //! A git repository on disk, served in place.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +8,7 @@ use std::thread::JoinHandle;
 
 use gix::objs::Find as _;
 
-use crate::backend::{Backend, Batch, ChangeHook, ReadError, RefEdit, RefName, WriteError};
+use crate::backend::{Backend, Batch, ChangeHook, Content, ReadError, RefEdit, RefName, WriteError};
 use crate::disk::Disk;
 use crate::inflate::Loose;
 use crate::packed::{PackList, Packed};
@@ -284,6 +285,11 @@ impl Backend for Repository {
 
     fn try_find_ref(&self, name: &RefName) -> io::Result<Option<ObjectId>> {
         self.writer.try_find_ref(name)
+    }
+
+    fn prepare(&self, file: &File, size: u64) -> Result<(ObjectId, Content), WriteError> {
+        let (id, prepared) = self.writer.prepare(file, size)?;
+        Ok((id, Content::Prepared(Arc::new(prepared))))
     }
 
     fn write(&self, batch: &Batch) -> Result<Vec<Result<(), WriteError>>, WriteError> {

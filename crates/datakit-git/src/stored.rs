@@ -5,16 +5,19 @@
 //!
 //! Spec: gitformat-loose(5); RFC 1950, RFC 1951 §3.2.4.
 
+use std::collections::hash_map::RandomState;
 use std::fs::{self, File, Permissions};
+use std::hash::BuildHasher;
 use std::io::{self, IoSliceMut, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, mpsc};
 
 use crate::disk::Disk;
 use crate::pack::{Checksum, STORED_BYTES_MAX, ZLIB, block_header};
-use crate::{ObjectId, ObjectKind};
+use crate::prepared::Prepared;
+use crate::{HashKind, ObjectId, ObjectKind};
 
 /// Content of a stored block but for the last one, in bytes: as much as RFC 1951 allows.
 const BLOCK: u64 = STORED_BYTES_MAX as u64;
@@ -144,36 +147,85 @@ pub(crate) fn write(
     content: &mut dyn Read,
     is_durable: bool,
 ) -> io::Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(folder)?;
-    // git removes files of such names that nobody finishes.
-    let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let unfinished = folder.join(format!("tmp_obj_{}_{n}", std::process::id()));
-    let written = fill(disk, &unfinished, (id, kind, size), content, is_durable)
-        .and_then(|()| disk.rename(&unfinished, path));
-    if written.is_err() {
-        // It may be that it was never made.
-        let _ = fs::remove_file(&unfinished);
+    let unfinished = unfinished(folder);
+    let filled = fill(disk, &unfinished, (id.kind(), kind, size), content, is_durable);
+    // Held until it has its name: else it goes.
+    let prepared = Prepared::new(unfinished, size);
+    if filled? != id {
+        return Err(changed());
     }
-    written?;
-    if is_durable { disk.sync_path(folder) } else { Ok(()) }
+    prepared.name(disk, path, is_durable)
 }
 
-fn fill(
+/// The name of a file that becomes an object; git removes those that nobody finishes.
+pub(crate) fn unfinished(folder: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    // Processes in containers have the same ids.
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+    folder.join(format!("tmp_obj_{:016x}_{n}", *PROCESS))
+}
+
+pub(crate) fn changed() -> io::Error {
+    io::Error::other("its content changed while it was written")
+}
+
+/// Writes a file; returns the id of what it was filled with. The disk begins to write while it is being filled.
+pub(crate) fn fill(
     disk: &Disk,
     path: &Path,
-    (id, kind, size): (ObjectId, ObjectKind, u64),
+    what: (HashKind, ObjectKind, u64),
     content: &mut dyn Read,
     is_durable: bool,
-) -> io::Result<()> {
+) -> io::Result<ObjectId> {
     let file = disk.create(path, &[])?;
+    let id = std::thread::scope(|scope| {
+        let (more, written) = mpsc::channel();
+        let syncing = if is_durable && what.2 > SYNCED_BYTES {
+            let file = &file;
+            let sync = move || {
+                written.iter().try_for_each(|()| {
+                    while written.try_recv().is_ok() {}
+                    file.sync_data()
+                })
+            };
+            Some(std::thread::Builder::new().name("datakit-sync".into()).spawn_scoped(scope, sync)?)
+        } else {
+            None
+        };
+        let id = fill_blocks(disk, (&file, path), what, content, &more);
+        drop(more);
+        // An error of the disk is told once, to whoever asks first.
+        if let Some(syncing) = syncing {
+            syncing.join().map_err(|_| io::Error::other("forcing to disk failed"))??;
+        }
+        id
+    })?;
+    file.set_permissions(Permissions::from_mode(0o444))?;
+    if is_durable {
+        disk.sync(&file, path)?;
+    }
+    Ok(id)
+}
+
+/// Bytes after which the disk is told to write.
+const SYNCED_BYTES: u64 = 32 << 20;
+
+fn fill_blocks(
+    disk: &Disk,
+    (file, path): (&File, &Path),
+    (hash, kind, size): (HashKind, ObjectKind, u64),
+    content: &mut dyn Read,
+    more: &mpsc::Sender<()>,
+) -> io::Result<ObjectId> {
     let (mut bytes, header) = prefix(kind, size);
-    let mut hash = Checksum::new(id.kind());
+    let mut hash = Checksum::new(hash);
     let mut adler = simd_adler32::Adler32::new();
     hash.update(header.as_bytes());
     adler.write(header.as_bytes());
-    let (mut at, mut position) = (0, 0);
+    let (mut at, mut position, mut told) = (0, 0, 0);
     while at < size {
         for _ in 0..AT_ONCE {
             if at == size {
@@ -191,15 +243,16 @@ fn fill(
         if at == size {
             bytes.extend(adler.finish().to_be_bytes());
         }
-        disk.write_at(&file, path, &bytes, position)?;
+        disk.write_at(file, path, &bytes, position)?;
         position += bytes.len() as u64;
         bytes.clear();
+        if position - told >= SYNCED_BYTES {
+            told = position;
+            // Nobody listens when nothing is to be forced to disk.
+            let _ = more.send(());
+        }
     }
-    if hash.finish()? != id {
-        return Err(io::Error::other("its content changed while it was written"));
-    }
-    file.set_permissions(Permissions::from_mode(0o444))?;
-    if is_durable { disk.sync(&file, path) } else { Ok(()) }
+    hash.finish()
 }
 
 #[cfg(test)]

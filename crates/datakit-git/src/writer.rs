@@ -17,6 +17,7 @@ use crate::disk::Disk;
 use crate::intent::{Intent, Noted};
 use crate::journal::{Journal, Record};
 use crate::pack::{Pack, Packer};
+use crate::prepared::{self, Prepared};
 use crate::refs::{Locked, Refs};
 use crate::stored;
 use crate::{Durability, HashKind, Object, ObjectId, ObjectKind};
@@ -160,9 +161,9 @@ impl Writer {
     pub fn write(&self, batch: &Batch) -> Result<Vec<Option<Result<(), WriteError>>>, WriteError> {
         for new in &batch.objects {
             match &new.content {
-                Content::File { file, size } => {
-                    let mut reader = FromStart { file, position: 0 };
-                    self.write_loose(new, &mut reader, *size)?;
+                Content::Prepared(prepared) => {
+                    let named = prepared.name(&self.disk, &self.loose_path(&new.id), self.is_durable);
+                    named.map_err(failed(format!("object {} cannot be written", new.id)))?;
                 }
                 Content::Bytes(bytes) if !self.is_small(new) => {
                     self.write_loose(new, &mut &bytes[..], bytes.len() as u64)?;
@@ -314,6 +315,12 @@ impl Writer {
             .map_err(failed(format!("object {} cannot be written", new.id)))
     }
 
+    /// Writes a large blob without a name yet.
+    pub fn prepare(&self, file: &fs::File, size: u64) -> Result<(ObjectId, Prepared), WriteError> {
+        let to = prepared::Place { disk: &self.disk, folder: &self.objects, is_durable: self.is_durable };
+        prepared::prepare(to, self.hash, file, size).map_err(failed("a large file cannot be written"))
+    }
+
     pub fn loose_path(&self, id: &ObjectId) -> PathBuf {
         let hex = id.to_string();
         self.objects.join(&hex[..2]).join(&hex[2..])
@@ -444,20 +451,6 @@ impl Writer {
 fn contents<'a>(objects: &[&'a NewObject]) -> impl Iterator<Item = (ObjectId, ObjectKind, &'a [u8])> {
     objects.iter().filter_map(|new| match &new.content {
         Content::Bytes(bytes) => Some((new.id, new.kind, &**bytes)),
-        Content::File { .. } => None,
+        Content::Prepared(_) => None,
     })
-}
-
-/// Reads a shared file from its first byte, whatever its position.
-struct FromStart<'a> {
-    file: &'a fs::File,
-    position: u64,
-}
-
-impl io::Read for FromStart<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.position)?;
-        self.position += n as u64;
-        Ok(n)
-    }
 }

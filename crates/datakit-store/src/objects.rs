@@ -170,7 +170,9 @@ impl Fresh {
     pub fn blob(&self, id: ObjectId) -> Result<Arc<[u8]>, ReadError> {
         match self.blobs.get(&id) {
             Some(Content::Bytes(bytes)) => Ok(bytes.clone()),
-            Some(Content::File { size, .. }) => Err(ReadError::TooLarge { id, size: *size, limit: 0 }),
+            Some(Content::Prepared(prepared)) => {
+                Err(ReadError::TooLarge { id, size: prepared.size(), limit: 0 })
+            }
             None => {
                 let in_flight = self.stored.find_in_flight(|fresh| match fresh.blobs.get(&id) {
                     Some(Content::Bytes(bytes)) => Some(bytes.clone()),

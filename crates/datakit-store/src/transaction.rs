@@ -25,6 +25,7 @@ mod nodes;
 mod overlay;
 mod paths;
 
+use self::flush::{Purpose, flush};
 use self::overlay::Overlay;
 pub use self::overlay::{NodeId, NodeKind, Stat};
 
@@ -269,7 +270,7 @@ impl Transaction {
         let theirs = store.commit_of(commit)?.tree;
         let mut state = self.open_state()?;
         let mut fresh = store.fresh();
-        let ours = flush::flush(&mut state.overlay, &mut fresh)?;
+        let ours = flush(&mut state.overlay, &mut fresh, Purpose::Write)?;
         let driver = state.driver.unwrap_or_default();
         let mut base = None;
         for parent in &state.parents {
@@ -315,7 +316,7 @@ impl Transaction {
         let old = store.commit_of(commit)?.tree;
         let mut state = self.open_state()?;
         let mut fresh = store.fresh();
-        let new = flush::flush(&mut state.overlay, &mut fresh)?;
+        let new = flush(&mut state.overlay, &mut fresh, Purpose::Look)?;
         drop(state);
         Ok(diff(&fresh, Some(old), Some(new))?)
     }
@@ -336,7 +337,7 @@ impl Transaction {
             store.commit_of(*parent).map_err(|source| CommitError::Parent { parent: *parent, source })?;
         }
         let mut fresh = store.fresh();
-        let tree = flush::flush(&mut state.overlay, &mut fresh)?;
+        let tree = flush(&mut state.overlay, &mut fresh, Purpose::Write)?;
         let signature = store.committer().signature();
         let mut message = state.message.clone();
         if !message.is_empty() && !message.ends_with(b"\n") {

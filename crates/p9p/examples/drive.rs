@@ -39,6 +39,11 @@ fn main() -> Done {
     Ok(())
 }
 
+/// Another one each time, more or less: so that a server that knows contents by their hashes has not got it already.
+fn fresh_byte() -> u8 {
+    std::process::id().to_le_bytes()[0]
+}
+
 fn run(connection: &Connection, root: Fid, task: &str, name: &str, number: u64) -> Done {
     match task {
         "read" => {
@@ -53,7 +58,7 @@ fn run(connection: &Connection, root: Fid, task: &str, name: &str, number: u64) 
         "write" | "write-sync" => {
             let (file, name) = directory_of(connection, root, name)?;
             connection.create_file(file, name, OpenFlags::WRONLY | OpenFlags::TRUNC, 0o644, 0)?;
-            connection.write_file(file, 0, &mut std::io::repeat(b'9').take(number))?;
+            connection.write_file(file, 0, &mut std::io::repeat(fresh_byte()).take(number))?;
             if task == "write-sync" {
                 connection.sync(file, false)?;
             }

@@ -39,7 +39,7 @@ const PEERS: &[&str] = &["plumbing", "fast-import"];
 pub fn datakit(arguments: &[&str]) -> Result<()> {
     let options = parse(arguments)?;
     crate::packages::ensure(&[("git", "git")])?;
-    run(&mut cargo(&["build", "--release", "--quiet", "--package", "datakit-store", "--example", "rates"]))?;
+    run(&mut cargo(&["build", "--release", "--quiet", "--workspace", "--example", "rates"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     let (program, folder): (PathBuf, PathBuf) =
         (target.join("release/examples/rates"), target.join(format!("bench-datakit-{}", std::process::id())));

@@ -91,7 +91,7 @@ pub fn files(arguments: &[&str]) -> Result<()> {
         BIG_BYTES >> 20,
         DIRECTORIES * FILES_OF_EACH,
         options.runs,
-        output(Command::new("stat").args(["-f", "-c", "%T"]).arg(folder.path()))?.trim(),
+        output(Command::new("findmnt").args(["-n", "-o", "FSTYPE", "-T"]).arg(folder.path()))?.trim(),
     );
     report::print(&title, Sides { ours: "ours", peer: "diod", native: "directly" }, &rows, options.json);
     Ok(())
@@ -222,13 +222,14 @@ impl Files {
 
     /// One turn of the rows of programs under mounts.
     fn mount_all(&self, rows: &mut [Row], turn: usize) -> Result<()> {
-        let (ours, theirs) = (p9(&self.directory)?, diod(&self.directory)?);
         for side in ["mount", "datakit"] {
             for (name, script) in PROGRAMS {
                 let wanted = (row_name(side, name, false), row_name(side, name, true));
                 if !rows.iter().any(|row| row.name == wanted.0 || row.name == wanted.1) {
                     continue;
                 }
+                // New ones for each row: diod has ended by itself after many mounts.
+                let (ours, theirs) = (p9(&self.directory)?, diod(&self.directory)?);
                 let figures = if side == "mount" {
                     self.under(&mount(&ours, &self.mountpoint)?, &self.mountpoint, &self.mountpoint, script)?
                 } else {

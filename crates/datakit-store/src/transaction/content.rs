@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use datakit_git::{BlobReader, Content as Written, HashKind, ObjectId, ObjectKind};
+use datakit_git::{Backend, BlobReader, Content as Written, HashKind, ObjectId, ObjectKind};
 
 use super::TransactionError;
 use crate::store::Store;
@@ -162,18 +162,28 @@ impl Content {
         }
     }
 
-    /// The id as a blob, and what is to be written when it is new. The file is shared, not copied: it must not change
-    /// before it is written.
-    pub fn blob(&self, hash: HashKind) -> Result<(ObjectId, Option<Written>), TransactionError> {
+    /// The id as a blob.
+    pub fn id(&self, hash: HashKind) -> Result<ObjectId, TransactionError> {
+        match self {
+            Content::Blob { id, .. } => Ok(*id),
+            Content::Memory(bytes) => Ok(datakit_git::hash(hash, ObjectKind::Blob, bytes)),
+            Content::Spilled { file, size } => datakit_git::hash_file(hash, ObjectKind::Blob, file, *size)
+                .map_err(failed("a spilled file cannot be read")),
+        }
+    }
+
+    /// The id as a blob, and what is to be written when it is new: a large one is on its way already.
+    pub fn blob(&self, backend: &dyn Backend) -> Result<(ObjectId, Option<Written>), TransactionError> {
         match self {
             Content::Blob { id, .. } => Ok((*id, None)),
             Content::Memory(bytes) => {
-                let id = datakit_git::hash(hash, ObjectKind::Blob, bytes);
-                Ok((id, Some(Written::Bytes(bytes.as_slice().into()))))
+                Ok((self.id(backend.hash())?, Some(Written::Bytes(bytes.as_slice().into()))))
             }
             Content::Spilled { file, size } => {
-                let id = hash_file(hash, file, *size).map_err(failed("a spilled file cannot be read"))?;
-                Ok((id, Some(Written::File { file: file.clone(), size: *size })))
+                let prepared = backend.prepare(file, *size);
+                let (id, written) = prepared
+                    .map_err(|error| failed("a large file cannot be written")(io::Error::other(error)))?;
+                Ok((id, Some(written)))
             }
         }
     }
@@ -181,19 +191,6 @@ impl Content {
 
 fn position(n: u64) -> Result<usize, TransactionError> {
     usize::try_from(n).map_err(|_| TransactionError::TooLarge { limit: usize::MAX as u64 })
-}
-
-fn hash_file(hash: HashKind, file: &File, size: u64) -> io::Result<ObjectId> {
-    let mut hasher = gix::hash::hasher(hash);
-    hasher.update(format!("blob {size}\0").as_bytes());
-    let (mut at, mut chunk) = (0u64, vec![0; CHUNK]);
-    while at < size {
-        let want = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
-        file.read_exact_at(&mut chunk[..want], at)?;
-        hasher.update(&chunk[..want]);
-        at += want as u64;
-    }
-    hasher.try_finalize().map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// A file that nobody else can open and that goes with its last handle.

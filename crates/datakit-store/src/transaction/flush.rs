@@ -6,9 +6,22 @@ use super::TransactionError;
 use super::overlay::{Child, Kind, NodeId, Overlay};
 use crate::objects::Fresh;
 
+/// Whether the objects are to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// They are: large files are brought to the repository.
+    Write,
+    /// Only their ids are wanted, and trees.
+    Look,
+}
+
 /// Adds the objects of everything that changed; returns the tree. The overlay stays as it is.
-pub(super) fn flush(overlay: &mut Overlay, fresh: &mut Fresh) -> Result<ObjectId, TransactionError> {
-    match directory(overlay, NodeId::ROOT, fresh)? {
+pub(super) fn flush(
+    overlay: &mut Overlay,
+    fresh: &mut Fresh,
+    purpose: Purpose,
+) -> Result<ObjectId, TransactionError> {
+    match directory(overlay, NodeId::ROOT, fresh, purpose)? {
         Some(id) => Ok(id),
         None => Ok(fresh.add_tree(Tree::default())),
     }
@@ -19,6 +32,7 @@ fn directory(
     overlay: &mut Overlay,
     node: NodeId,
     fresh: &mut Fresh,
+    purpose: Purpose,
 ) -> Result<Option<ObjectId>, TransactionError> {
     let Kind::Directory(directory_now) = &overlay.find(node)?.kind else {
         return Ok(None);
@@ -32,7 +46,7 @@ fn directory(
     for (name, child) in children {
         let (mode, id) = match child {
             Child::Stored(mode, id) => (mode, id),
-            Child::Node(child) => match entry(overlay, child, fresh)? {
+            Child::Node(child) => match entry(overlay, child, fresh, purpose)? {
                 Some(entry) => entry,
                 None => continue,
             },
@@ -46,13 +60,17 @@ fn entry(
     overlay: &mut Overlay,
     node: NodeId,
     fresh: &mut Fresh,
+    purpose: Purpose,
 ) -> Result<Option<(datakit_git::Mode, ObjectId)>, TransactionError> {
     if matches!(overlay.find(node)?.kind, Kind::Directory(_)) {
-        return Ok(directory(overlay, node, fresh)?.map(|id| (datakit_git::Mode::Tree, id)));
+        return Ok(directory(overlay, node, fresh, purpose)?.map(|id| (datakit_git::Mode::Tree, id)));
     }
     match &overlay.find(node)?.kind {
         Kind::File { mode, content } => {
-            let (id, written) = content.blob(fresh.stored.hash())?;
+            if purpose == Purpose::Look {
+                return Ok(Some((*mode, content.id(fresh.stored.hash())?)));
+            }
+            let (id, written) = content.blob(&*fresh.stored.backend)?;
             if let Some(written) = written {
                 fresh.add_blob(id, written);
             }

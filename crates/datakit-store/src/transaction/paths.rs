@@ -2,6 +2,7 @@
 
 use datakit_git::ObjectId;
 
+use super::flush::{Purpose, flush};
 use super::{NodeId, NodeKind, Stat, Transaction, TransactionError};
 use crate::name::{FileName, TreePath};
 
@@ -88,7 +89,7 @@ impl Transaction {
     /// When something cannot be read.
     pub fn tree_id(&self) -> Result<ObjectId, TransactionError> {
         let mut state = self.open_state()?;
-        super::flush::flush(&mut state.overlay, &mut self.inner.store.fresh())
+        flush(&mut state.overlay, &mut self.inner.store.fresh(), Purpose::Look)
     }
 
     fn place<'a>(&self, path: &'a TreePath) -> Result<(NodeId, &'a FileName), TransactionError> {

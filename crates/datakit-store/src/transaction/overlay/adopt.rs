@@ -46,7 +46,7 @@ impl Overlay {
                 }
                 if let Kind::File { mode, content } = &self.find(node)?.kind
                     && *mode == entry.mode
-                    && content.blob(fresh.stored.hash())?.0 == entry.id
+                    && content.id(fresh.stored.hash())? == entry.id
                 {
                     return Ok(());
                 }
