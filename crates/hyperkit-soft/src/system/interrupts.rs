@@ -289,6 +289,10 @@ impl Cpu {
         let enabled = self.flags.rest & bit::IF != 0;
         let mut local = self.interrupts.processors.apics.local(self.interrupts.id);
         let events = if local.has_events() { local.take_events() } else { hyperkit_apic::Events::default() };
+        if events.init {
+            // With the lock held: what comes after INIT, SIPI above all, stays.
+            local.reset();
+        }
         let vector =
             if enabled && !events.init && !self.interrupts.waiting { local.acknowledge() } else { None };
         self.interrupts.deferred = local.pending().is_some();
@@ -353,7 +357,7 @@ impl Cpu {
         (deadline != u64::MAX).then(|| duration(ticks, self.interrupts.processors.tsc()))
     }
 
-    /// INIT: as after reset, but for x87, SSE and most MSRs (SDM vol. 3A, table 10-1); then waits for start-up.
+    /// INIT, of which the local APIC knows already: as after reset, but for x87, SSE and most MSRs (SDM vol. 3A, table 10-1); then waits for start-up.
     fn init(&mut self) {
         let mut state = X86State::after_reset();
         state.fxsave = self.fx.0.to_vec();
@@ -361,7 +365,6 @@ impl Cpu {
         state.xcr0 = self.xcr0;
         state.cr0 |= self.cr0 & (crate::system::cr0::CD | crate::system::cr0::NW);
         self.take_state(&state);
-        self.interrupts.processors.apics.local(self.interrupts.id).reset();
         self.apic_changed();
         self.set_waiting(self.interrupts.id != 0);
     }

@@ -80,6 +80,46 @@ fn a_second_processor_starts_and_its_writes_to_running_code_are_seen() {
     ALL_TIERS.into_iter().for_each(writes_to_running_code_are_seen);
 }
 
+/// How often the second processor said that it started, of so many times; less when it did not for long.
+fn starts(times: u32, tiers: Tiers) -> u64 {
+    let first = assemble(64, 0x9000, |a| {
+        let (mut again, mut wait, mut done) = (a.create_label(), a.create_label(), a.create_label());
+        a.xor(ebx, ebx).unwrap();
+        a.set_label(&mut again).unwrap();
+        a.mov(byte_ptr(0x3001u64), 0).unwrap();
+        start_second(a);
+        a.mov(esi, 2_000_000).unwrap();
+        a.set_label(&mut wait).unwrap();
+        a.pause().unwrap();
+        a.dec(esi).unwrap();
+        a.je(done).unwrap();
+        a.cmp(byte_ptr(0x3001u64), 0).unwrap();
+        a.je(wait).unwrap();
+        a.inc(ebx).unwrap();
+        a.cmp(ebx, times).unwrap();
+        a.jb(again).unwrap();
+        a.set_label(&mut done).unwrap();
+        a.mov(eax, ebx).unwrap();
+        a.out(RESULT as i32, eax).unwrap();
+        a.hlt().unwrap();
+    });
+    let second = assemble(16, 0x7000, |a| {
+        a.xor(ax, ax).unwrap();
+        a.mov(ds, ax).unwrap();
+        a.mov(byte_ptr(0x3001), 1).unwrap();
+        a.hlt().unwrap();
+    });
+    run_both(&ram(), &first, &second, tiers)
+}
+
+/// A SIPI that comes while INIT is being carried out is not lost with what INIT clears.
+#[test]
+fn a_second_processor_starts_each_time_that_it_is_told_to() {
+    for tiers in ALL_TIERS {
+        assert_eq!(starts(20_000, tiers), 20_000, "{tiers:?}");
+    }
+}
+
 /// Two processors add 1 so often to the four bytes at an address, with LOCK; what is there then.
 fn add_from_two(at: u64, times: u32, tiers: Tiers) -> u32 {
     let first = assemble(64, 0x9000, |a| {
