@@ -72,6 +72,7 @@ fn size(text: &str) -> Result<u64, String> {
 impl Serve {
     /// Serves until a signal ends it; of inherited connections, until they end.
     pub fn run(&self) -> Result<(), Failure> {
+        raise_open_files();
         let options = ServerOptions {
             session: SessionOptions {
                 msize_max: self.msize,
@@ -131,4 +132,12 @@ fn wait_for_the_end(server: &Server, only_inherited: bool) -> Result<(), Failure
         .map_err(|error| Failure::of("signals cannot be waited for", &error))?;
     signals.forever().next();
     Ok(())
+}
+
+/// Lets the process have as many descriptors as it may: each file that a client knows is one.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // If it fails, clients may know fewer files, and are told EMFILE beyond.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
