@@ -228,9 +228,10 @@ impl Files {
                 if !rows.iter().any(|row| row.name == wanted.0 || row.name == wanted.1) {
                     continue;
                 }
-                // New ones for each row: diod has ended by itself after many mounts.
-                let (ours, theirs) = (p9(&self.directory)?, diod(&self.directory)?);
+                // A new one for each row: diod has ended by itself after many mounts.
+                let theirs = diod(&self.directory)?;
                 let figures = if side == "mount" {
+                    let ours = p9(&self.directory)?;
                     self.under(&mount(&ours, &self.mountpoint)?, &self.mountpoint, &self.mountpoint, script)?
                 } else {
                     self.under_datakit(&format!("{name}-{turn}"), script)?

@@ -357,7 +357,8 @@ impl Cpu {
         (deadline != u64::MAX).then(|| duration(ticks, self.interrupts.processors.tsc()))
     }
 
-    /// INIT, of which the local APIC knows already: as after reset, but for x87, SSE and most MSRs (SDM vol. 3A, table 10-1); then waits for start-up.
+    /// INIT, of which the local APIC knows already: as after reset, but for x87, SSE and most MSRs (SDM vol. 3A, table
+    /// 10-1); then waits for start-up.
     fn init(&mut self) {
         let mut state = X86State::after_reset();
         state.fxsave = self.fx.0.to_vec();
