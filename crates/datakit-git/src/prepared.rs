@@ -41,11 +41,13 @@ impl Prepared {
     /// Makes it the object `path`, if it is not yet.
     pub(crate) fn name(&self, disk: &Disk, path: &Path, is_durable: bool) -> io::Result<()> {
         let mut unnamed = self.path.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(from) = &*unnamed else { return Ok(()) };
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        fs::create_dir_all(folder)?;
-        disk.rename(from, path)?;
-        *unnamed = None;
+        if let Some(from) = &*unnamed {
+            fs::create_dir_all(folder)?;
+            disk.rename(from, path)?;
+            *unnamed = None;
+        }
+        // Also when it has its name already: what failed may have been this.
         if is_durable { disk.sync_path(folder) } else { Ok(()) }
     }
 }
@@ -151,6 +153,23 @@ mod tests {
             drop(prepare(place, HashKind::Sha1, &file, size as u64).unwrap());
             assert_eq!(files(folder.path()), 0);
         }
+    }
+
+    #[test]
+    fn a_name_that_did_not_reach_the_disk_is_brought_there_by_the_next_try() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, file) = source(2_000_000);
+        let place = Place { disk: &Disk::default(), folder: folder.path(), is_durable: true };
+        let (_, prepared) = prepare(place, HashKind::Sha1, &file, 2_000_000).unwrap();
+        let failing = Disk::with_fault(Arc::new(|step, _: &Path| {
+            if step == Step::Sync { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }));
+        let path = folder.path().join("aa/object");
+        for _ in 0..2 {
+            assert!(prepared.name(&failing, &path, true).is_err());
+        }
+        prepared.name(&Disk::default(), &path, true).unwrap();
+        assert!(path.exists());
     }
 
     #[test]
