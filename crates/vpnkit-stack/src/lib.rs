@@ -7,6 +7,9 @@
 //! Not here: more than one link; a switch is before it.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate self as vpnkit_stack;
+
 mod config;
 mod drops;
 mod event;

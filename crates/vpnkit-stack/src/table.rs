@@ -24,11 +24,33 @@ impl Key {
 pub(crate) struct Table<T> {
     slots: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
+    /// Entries that were looked at, for tests of what looks at how many.
+    #[cfg(test)]
+    visits: std::cell::Cell<usize>,
 }
 
 impl<T> Table<T> {
     pub fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            #[cfg(test)]
+            visits: std::cell::Cell::default(),
+        }
+    }
+
+    /// Entries that were looked at so far.
+    #[cfg(test)]
+    pub fn visits(&self) -> usize {
+        self.visits.get()
+    }
+
+    /// Notes that `entries` are looked at.
+    fn visit(&self, entries: usize) {
+        #[cfg(test)]
+        self.visits.set(self.visits.get() + entries);
+        #[cfg(not(test))]
+        let _ = entries;
     }
 
     pub fn len(&self) -> usize {
@@ -46,11 +68,13 @@ impl<T> Table<T> {
     }
 
     pub fn get(&self, key: Key) -> Option<&T> {
+        self.visit(1);
         let slot = self.slots.get(key.index as usize)?;
         if slot.0 == key.generation { slot.1.as_ref() } else { None }
     }
 
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.visit(1);
         let slot = self.slots.get_mut(key.index as usize)?;
         if slot.0 == key.generation { slot.1.as_mut() } else { None }
     }
@@ -67,6 +91,7 @@ impl<T> Table<T> {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        self.visit(self.len());
         self.slots.iter().enumerate().filter_map(|(index, (generation, entry))| {
             let key = Key { index: index as u32, generation: *generation };
             entry.as_ref().map(|entry| (key, entry))
@@ -74,6 +99,7 @@ impl<T> Table<T> {
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.visit(self.len());
         self.slots.iter_mut().enumerate().filter_map(|(index, (generation, entry))| {
             let key = Key { index: index as u32, generation: *generation };
             entry.as_mut().map(|entry| (key, entry))

@@ -16,6 +16,8 @@ mod ndp;
 mod tcp;
 mod tcp_host;
 mod tcp_output;
+#[cfg(test)]
+mod tests;
 mod udp;
 mod zones;
 
