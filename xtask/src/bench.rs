@@ -1,5 +1,6 @@
 //! Benchmarks: ours and a peer in turn, in one run, medians, as ratios.
 
+mod between;
 mod datakit;
 mod files;
 mod guest;
@@ -125,7 +126,7 @@ pub fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// TCP throughput of our network beside others.
+/// Throughput and requests of our network, beside others and beside their floor.
 pub fn net(arguments: &[&str]) -> Result<()> {
-    net::net(Options::parse(arguments)?.runs)
+    net::net(&Options::parse(arguments)?)
 }

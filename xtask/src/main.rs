@@ -26,7 +26,7 @@ usage: cargo xtask TASK
   bench datakit     the store's commits, watches, diffs and merges, beside git
   bench files       files through 9P and FUSE, of a directory and of DataKit, beside diod and ext4 (as root)
   bench guest       programs of Debian in a guest, beside QEMU's TCG and native
-  bench net         TCP through vpnkit, beside pasta and slirp4netns (as root)
+  bench net         vpnkit beside pasta and slirp4netns, and beside nothing (as root)
   bench run         `coracle run -- true`, warm: time and memory
   fuzz [TARGET] [--seconds N]
                     one target of fuzz/, or all, for 60 s each

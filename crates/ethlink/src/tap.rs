@@ -55,11 +55,24 @@ impl Tap {
     /// # Errors
     /// When the name is impossible, the device is in use, or the caller lacks `CAP_NET_ADMIN` in the namespace.
     pub fn open(name: &str) -> Result<Self, TapError> {
+        Self::open_with(name, Some(VNET_HEADER_BYTES))
+    }
+
+    /// Opens a device as [`Tap::open`] does, but with whole frames of at most the device's MTU and no header: for one
+    /// who moves frames to where nobody would finish them.
+    ///
+    /// # Errors
+    /// As [`Tap::open`].
+    pub fn open_plain(name: &str) -> Result<Self, TapError> {
+        Self::open_with(name, None)
+    }
+
+    fn open_with(name: &str, header_bytes: Option<usize>) -> Result<Self, TapError> {
         let odd = |byte: u8| byte == b'/' || byte.is_ascii_whitespace() || byte == 0;
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.bytes().any(odd) {
             return Err(TapError::Name(name.to_owned()));
         }
-        match linux::open_tap(name, VNET_HEADER_BYTES) {
+        match linux::open_tap(name, header_bytes) {
             Ok(fd) => Ok(Self { fd }),
             Err(source) if source.kind() == io::ErrorKind::NotFound => Err(TapError::NoTun),
             Err(source) if source.kind() == io::ErrorKind::ResourceBusy => {

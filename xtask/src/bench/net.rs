@@ -1,179 +1,189 @@
-//! `cargo xtask bench net`: our network beside pasta and slirp4netns.
+//! `cargo xtask bench net`: our network beside pasta and slirp4netns, and beside nothing at all.
 //!
-//! Each measurement has two network namespaces of its own: the stack and a server are in one, the client in the other.
-//! Nothing of the machine's network is touched. Needs root, for `ip netns`.
+//! What a row would be without any network between the same client and server is its floor, measured in the same run: by
+//! the loopback device, by a pair of devices, and by a process that only copies frames: between two TAP devices, or two of
+//! them back to back at a socket. Ratios are to the best of these that is outside of the kernel, as networks are.
 
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use super::between::{Between, Setup, Socket};
 use super::measure::{Median, median};
+use super::options::Options;
 use crate::packages::{self, Wanted};
-use crate::run::{cargo, output, root, run};
+use crate::run::{cargo, output, run};
 
 /// Packages of the peers and of what measures.
 const WANTED: &[Wanted] =
     &[("pasta", "passt"), ("slirp4netns", "slirp4netns"), ("iperf3", "iperf3"), ("ip", "iproute2")];
-/// Packet sizes: Ethernet's, and the largest that all peers take.
-const MTUS: [u16; 2] = [1500, 65520];
-/// What is measured: its name and what iperf3 is told.
-const TESTS: [(&str, &[&str]); 3] = [
-    ("guest to host, 1 stream", &[]),
-    ("guest to host, 8 streams", &["-P", "8"]),
-    ("host to guest, 1 stream", &["-R"]),
-];
-/// How long a stack may take to start.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Seconds of a client of requests.
+const SECONDS: f64 = 1.0;
 
-/// A stack: its name, its command, and the address by which a guest reaches the host.
-struct Stack {
+const STACKS: &[Between] = &[Between::Vpnkit, Between::Pasta, Between::Slirp4netns];
+const ALL: &[Between] = &[
+    Between::Loopback,
+    Between::Veth,
+    Between::Devices,
+    Between::Vpnkit,
+    Between::Pasta,
+    Between::Slirp4netns,
+];
+
+/// A client.
+#[derive(Debug, Clone, Copy)]
+enum Client {
+    /// iperf3, with what it is told: more is better.
+    Iperf(&'static str),
+    /// One of `traffic` that says a rate.
+    Rate(&'static str),
+    /// One of `traffic` that says a time.
+    Time(&'static str),
+}
+
+impl Client {
+    fn measure(self, setup: &Setup) -> Result<f64> {
+        match self {
+            Client::Iperf(extra) => setup.iperf(extra),
+            Client::Rate(kind) => Ok(setup.traffic(kind, SECONDS)? / 1000.0),
+            Client::Time(kind) => setup.traffic(kind, SECONDS),
+        }
+    }
+
+    /// The better one of two figures.
+    fn better(self, one: f64, other: f64) -> f64 {
+        if matches!(self, Client::Time(_)) { one.min(other) } else { one.max(other) }
+    }
+}
+
+type Test = (&'static str, Client);
+
+const TCP: &[Test] = &[
+    ("guest to host, 1 stream", Client::Iperf("")),
+    ("guest to host, 8 streams", Client::Iperf("-P 8")),
+    ("host to guest, 1 stream", Client::Iperf("-R")),
+];
+const REQUESTS: &[Test] = &[
+    ("request and response, us", Client::Time("rr")),
+    ("connect and request, k/s", Client::Rate("crr")),
+    ("DNS queries, k/s", Client::Rate("dns")),
+];
+const SOCKET: &[Test] = &[
+    ("guest to host, 1 stream", Client::Iperf("")),
+    ("host to guest, 1 stream", Client::Iperf("-R")),
+    ("host to guest, 8 streams", Client::Iperf("-R -P 8")),
+];
+
+/// Tests that are run on the same setups.
+struct Group {
     name: &'static str,
-    command: fn(&str, u16) -> Vec<String>,
-    host: &'static str,
+    title: &'static str,
+    mtu: u16,
+    between: &'static [Between],
+    tests: &'static [Test],
 }
 
-const STACKS: [Stack; 3] = [
-    Stack { name: "vpnkit", command: vpnkit, host: "192.168.65.2" },
-    Stack { name: "pasta", command: pasta, host: "10.0.2.2" },
-    Stack { name: "slirp4netns", command: slirp4netns, host: "10.0.2.2" },
+const GROUPS: &[Group] = &[
+    Group { name: "tcp-1500", title: "TCP at MTU 1500, Gb/s", mtu: 1500, between: STACKS, tests: TCP },
+    Group { name: "tcp-65520", title: "TCP at MTU 65520, Gb/s", mtu: 65520, between: STACKS, tests: TCP },
+    Group {
+        name: "requests",
+        title: "requests of 64 bytes: median time one after the other; 32 connections at a time; 16 queries at a time",
+        mtu: 1500,
+        between: ALL,
+        tests: REQUESTS,
+    },
+    Group {
+        name: "stream",
+        title: "TCP behind a stream socket (QEMU's framing), MTU 1500, Gb/s",
+        mtu: 1500,
+        between: &[Between::Connectors(Socket::Stream), Between::Behind(Socket::Stream)],
+        tests: SOCKET,
+    },
+    Group {
+        name: "packets",
+        title: "TCP behind a socket of packets (SOCK_SEQPACKET), MTU 1500, Gb/s",
+        mtu: 1500,
+        between: &[Between::Connectors(Socket::Packets), Between::Behind(Socket::Packets)],
+        tests: SOCKET,
+    },
+    Group {
+        name: "datagrams",
+        title: "TCP behind a socket of datagrams, MTU 1500, Gb/s",
+        mtu: 1500,
+        between: &[Between::Connectors(Socket::Datagrams), Between::Behind(Socket::Datagrams)],
+        tests: SOCKET,
+    },
 ];
 
-fn words(line: &str) -> Vec<String> {
-    line.split_whitespace().map(str::to_owned).collect()
-}
-
-fn vpnkit(netns: &str, mtu: u16) -> Vec<String> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    let mut command = vec![target.join("release/vpnkit").display().to_string()];
-    command.extend(words(&format!("--netns {netns} --tap tap0 --config-net --mtu {mtu}")));
-    command
-}
-
-fn pasta(netns: &str, mtu: u16) -> Vec<String> {
-    words(&format!(
-        "pasta -f -4 -q --runas 0 --config-net -I tap0 -a 10.0.2.15 -n 24 -g 10.0.2.2 -i ext0 -m {mtu} \
-         -t none -u none -T none -U none -D none --netns {netns}"
-    ))
-}
-
-fn slirp4netns(netns: &str, mtu: u16) -> Vec<String> {
-    words(&format!("slirp4netns -c -m {mtu} --netns-type=path {netns} tap0"))
-}
-
-/// A process, ended with the measurement.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The two namespaces, by their names.
-struct Namespaces {
-    host: String,
-    guest: String,
-}
-
-impl Namespaces {
-    fn new() -> Result<Self> {
-        let own = std::process::id();
-        let these = Self { host: format!("vpnkit-host-{own}"), guest: format!("vpnkit-guest-{own}") };
-        for name in [&these.host, &these.guest] {
-            ip(&format!("netns add {name}"))?;
-            ip(&format!("-n {name} link set lo up"))?;
+/// Runs the tests of a group once, on each of its setups in turn.
+fn take_turn(group: &Group, figures: &mut [Vec<Vec<f64>>]) -> Result<()> {
+    for (&between, figures) in group.between.iter().zip(figures) {
+        let setup = Setup::new(between, group.mtu)?;
+        for ((name, client), figures) in group.tests.iter().zip(figures) {
+            match client.measure(&setup) {
+                Ok(figure) => figures.push(figure),
+                Err(error) if between.is_ours() => return Err(error),
+                Err(error) => eprintln!("xtask: {name}, {}: {error:#}", between.name()),
+            }
         }
-        let host = &these.host;
-        // pasta wants a device with a default route, though nothing goes there.
-        ip(&format!("-n {host} link add ext0 type veth peer name ext1"))?;
-        ip(&format!("-n {host} address add 192.0.2.1/24 dev ext0"))?;
-        ip(&format!("-n {host} link set ext0 up"))?;
-        ip(&format!("-n {host} link set ext1 up"))?;
-        ip(&format!("-n {host} route add default via 192.0.2.254 dev ext0"))?;
-        Ok(these)
-    }
-
-    fn command(name: &str, command: &[String]) -> Command {
-        let mut inside = Command::new("ip");
-        inside.args(["netns", "exec", name]).args(command).stdin(Stdio::null());
-        inside
-    }
-}
-
-impl Drop for Namespaces {
-    fn drop(&mut self) {
-        for name in [&self.host, &self.guest] {
-            // What cannot be removed was not made.
-            let _ = ip(&format!("netns delete {name}"));
-        }
-    }
-}
-
-fn ip(line: &str) -> Result<()> {
-    let done = Command::new("ip").args(line.split_whitespace()).output().context("ip cannot be started")?;
-    if !done.status.success() {
-        bail!("ip {line}: {}", String::from_utf8_lossy(&done.stderr).trim());
     }
     Ok(())
 }
 
-/// Runs one stack and all tests on it; gigabits a second for each.
-fn measure(stack: &Stack, mtu: u16) -> Result<Vec<f64>> {
-    let spaces = Namespaces::new()?;
-    let quiet = |command: &mut Command| -> Result<Running> {
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        Ok(Running(child.context("a program cannot be started")?))
+/// Prints a test: what each gave, and ours over the floor and the better peer.
+fn print(group: &Group, test: usize, figures: &[Vec<Vec<f64>>]) {
+    let (name, client) = group.tests[test];
+    let cells: Vec<(Between, Option<Median>)> = group
+        .between
+        .iter()
+        .zip(figures)
+        .map(|(between, figures)| (*between, (!figures[test].is_empty()).then(|| median(&figures[test]))))
+        .collect();
+    let best = |wanted: fn(Between) -> bool| {
+        let those = cells.iter().filter(|(between, _)| wanted(*between));
+        those
+            .filter_map(|(_, cell)| cell.map(|cell| cell.middle))
+            .reduce(|one, other| client.better(one, other))
     };
-    let _server = quiet(&mut Namespaces::command(&spaces.host, &words("iperf3 -s")))?;
-    let path = format!("/run/netns/{}", spaces.guest);
-    let _stack = quiet(&mut Namespaces::command(&spaces.host, &(stack.command)(&path, mtu)))?;
-    let client = |extra: &[&str], until: &str| {
-        let mut command = words(&format!("iperf3 -J {until} --connect-timeout 1000 -c {}", stack.host));
-        command.extend(extra.iter().map(|word| (*word).to_owned()));
-        let done =
-            Namespaces::command(&spaces.guest, &command).output().context("iperf3 cannot be started")?;
-        let report: serde_json::Value =
-            serde_json::from_slice(&done.stdout).context("iperf3's report is not JSON")?;
-        report["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 measured nothing")
-    };
-    let began = Instant::now();
-    while let Err(error) = client(&[], "-n 1K") {
-        if began.elapsed() > PATIENCE {
-            return Err(error.context(format!("{} carries nothing", stack.name)));
-        }
-        thread::sleep(Duration::from_millis(50));
+    let mut line = format!("{name:<26}");
+    for (_, cell) in &cells {
+        line.push_str(&cell.map_or_else(|| format!(" {:>22}", "-"), |cell| format!(" {cell:>22}")));
     }
-    TESTS.iter().map(|(_, extra)| client(extra, "-t 1").map(|rate| rate / 1e9)).collect()
+    let ours = best(Between::is_ours);
+    for other in [best(Between::is_floor_outside), best(Between::is_peer)] {
+        let ratio = ours.zip(other).map(|(ours, other)| format!("{:.2}", ours / other));
+        line.push_str(&format!(" {:>12}", ratio.as_deref().unwrap_or("")));
+    }
+    println!("{line}");
 }
 
-/// Throughput of each stack, in turn, `runs` times.
-pub fn net(runs: usize) -> Result<()> {
+/// Prints what a group's columns are.
+fn print_head(group: &Group, runs: usize) {
+    println!("\n{}; {runs} runs each in turn, medians (min-max)", group.title);
+    let names = group.between.iter().map(|between| format!(" {:>22}", between.name())).collect::<String>();
+    println!("{:<26}{names} {:>12} {:>12}", "", "ours / floor", "ours / peer");
+}
+
+/// All groups that are wanted, each network in turn, `runs` times.
+pub fn net(options: &Options) -> Result<()> {
+    options.check_rows(&GROUPS.iter().map(|group| group.name).collect::<Vec<_>>())?;
     packages::ensure(WANTED)?;
-    run(&mut cargo(&["build", "--release", "--quiet", "--package", "vpnkit-cli"]))?;
+    for what in [&["--bin", "vpnkit"], &["--example", "traffic"], &["--example", "connector"]] {
+        run(cargo(&["build", "--release", "--quiet", "--workspace"]).args(what))?;
+    }
     if output(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("`ip netns` needs root");
     }
-    for mtu in MTUS {
-        let mut rates = vec![Vec::new(); STACKS.len()];
-        for _ in 0..runs {
-            for (stack, rates) in STACKS.iter().zip(&mut rates) {
-                rates.push(measure(stack, mtu)?);
-            }
+    for group in GROUPS.iter().filter(|group| options.wants(group.name)) {
+        let mut figures = vec![vec![Vec::new(); group.tests.len()]; group.between.len()];
+        for number in 1..=options.runs {
+            eprintln!("xtask: {}, run {number} of {}", group.name, options.runs);
+            take_turn(group, &mut figures)?;
         }
-        println!("TCP at MTU {mtu}, Gb/s, {runs} runs each in turn, medians (min-max)");
-        let of = |stack: &[Vec<f64>], test: usize| -> Median {
-            median(&stack.iter().map(|run| run[test]).collect::<Vec<_>>())
-        };
-        for (test, (name, _)) in TESTS.iter().enumerate() {
-            let cells: Vec<Median> = rates.iter().map(|stack| of(stack, test)).collect();
-            let best = cells[1..].iter().map(|cell| cell.middle).fold(0.0, f64::max);
-            let cell = |(stack, cell): (&Stack, &Median)| format!("{} {cell}", stack.name);
-            let row: Vec<String> = STACKS.iter().zip(&cells).map(cell).collect();
-            println!("{name:<26} {}   ours / best {:.2}", row.join("   "), cells[0].middle / best);
+        print_head(group, options.runs);
+        for test in 0..group.tests.len() {
+            print(group, test, &figures);
         }
     }
     Ok(())

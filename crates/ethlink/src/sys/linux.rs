@@ -12,9 +12,9 @@ const OFFLOADS: libc::c_ulong = 1 | 2 | 4;
 /// `NS_GET_USERNS` of ioctl_ns(2): `_IO(0xb7, 1)`.
 const NS_GET_USERNS: libc::c_ulong = 0xb701;
 
-/// Opens the TAP device `name`, nonblocking, made if there is none, with a `virtio_net_hdr` of `header_bytes` and
-/// checksum and TCP segmentation offload. Spec: Documentation/networking/tuntap.rst.
-pub fn open_tap(name: &str, header_bytes: usize) -> io::Result<OwnedFd> {
+/// Opens the TAP device `name`, nonblocking, made if there is none. With `header_bytes` it has a `virtio_net_hdr` of so
+/// many, and checksum and TCP segmentation offload. Spec: Documentation/networking/tuntap.rst.
+pub fn open_tap(name: &str, header_bytes: Option<usize>) -> io::Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: the path is a C string literal.
     let raw = unsafe { libc::open(c"/dev/net/tun".as_ptr(), flags) };
@@ -28,9 +28,11 @@ pub fn open_tap(name: &str, header_bytes: usize) -> io::Result<OwnedFd> {
     for (to, byte) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
         *to = byte as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let header = if header_bytes.is_some() { libc::IFF_VNET_HDR } else { 0 };
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | header) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which is live.
     check(unsafe { libc::ioctl(raw, libc::TUNSETIFF as _, &raw mut request) })?;
+    let Some(header_bytes) = header_bytes else { return Ok(fd) };
     let size = header_bytes as libc::c_int;
     // SAFETY: TUNSETVNETHDRSZ reads one c_int, which is live.
     check(unsafe { libc::ioctl(raw, libc::TUNSETVNETHDRSZ as _, &raw const size) })?;
