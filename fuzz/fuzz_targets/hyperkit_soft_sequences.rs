@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|choices: &[u8]| {
     let program = generate::program(&mut generate::Choices(choices));
     let expected = machine::run(&program, Tiers::INTERPRETER);
-    for tiers in [Tiers::FORCED, Tiers { translate_after: Some(3) }] {
+    for tiers in [Tiers::FORCED, Tiers { translate_after: Some(3), ..Tiers::BOTH }] {
         assert!(machine::run(&program, tiers) == expected, "{tiers:?}: {}\n{:02x?}", program.text, program.code);
     }
 });

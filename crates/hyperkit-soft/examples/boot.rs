@@ -87,7 +87,7 @@ fn main() {
     let tiers = match std::env::var("BOOT_TIERS").as_deref() {
         Ok("interp") => Tiers::INTERPRETER,
         Ok("forced") => Tiers::FORCED,
-        Ok(count) => Tiers { translate_after: Some(count.parse().unwrap()) },
+        Ok(count) => Tiers { translate_after: Some(count.parse().unwrap()), ..Tiers::BOTH },
         Err(_) => Tiers::BOTH,
     };
     let vm = SoftVm::with_tiers(ram, CpuModel { vcpus, tsc: Tsc::of_host() }, tiers).unwrap();

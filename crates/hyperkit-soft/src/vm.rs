@@ -82,25 +82,12 @@ impl SoftVm {
     fn made(ram: Arc<GuestRam>, model: CpuModel, tiers: Tiers, lockstep: bool) -> SoftVm {
         let taken = (0..model.vcpus).map(|_| AtomicBool::new(false)).collect();
         let source = if lockstep { Source::executed() } else { Source::Host };
-        let processors = Processors::offering(model, tiers != Tiers::INTERPRETER, source);
+        let processors = Processors::offering(model, tiers.translate_after.is_some(), source);
         SoftVm { ram, processors, taken, tiers, lockstep }
     }
 
-    fn refuse(why: impl ToString) -> RestoreError {
-        RestoreError { device: "interrupt controllers", why: why.to_string() }
-    }
-}
-
-impl Vm for SoftVm {
-    fn engine(&self) -> EngineKind {
-        match (self.lockstep, self.tiers) {
-            (true, _) => EngineKind::SoftLockstep,
-            (false, Tiers::INTERPRETER) => EngineKind::SoftInterpreter,
-            (false, _) => EngineKind::Soft,
-        }
-    }
-
-    fn take_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, VmError> {
+    /// Takes a processor out of the machine; each once.
+    pub(crate) fn take(&self, id: u32) -> Result<SoftVcpu, VmError> {
         let free = self.taken.get(id as usize).is_some_and(|taken| !taken.swap(true, Ordering::SeqCst));
         if !free {
             let max = self.taken.len() as u32;
@@ -111,7 +98,25 @@ impl Vm for SoftVm {
         if self.lockstep {
             cpu.set_lockstep();
         }
-        Ok(Box::new(SoftVcpu { cpu }))
+        Ok(SoftVcpu { cpu })
+    }
+
+    fn refuse(why: impl ToString) -> RestoreError {
+        RestoreError { device: "interrupt controllers", why: why.to_string() }
+    }
+}
+
+impl Vm for SoftVm {
+    fn engine(&self) -> EngineKind {
+        match (self.lockstep, self.tiers.translate_after) {
+            (true, _) => EngineKind::SoftLockstep,
+            (false, None) => EngineKind::SoftInterpreter,
+            (false, Some(_)) => EngineKind::Soft,
+        }
+    }
+
+    fn take_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, VmError> {
+        Ok(Box::new(self.take(id)?))
     }
 
     fn kick(&self, id: u32) -> Arc<dyn Kick> {
@@ -174,8 +179,9 @@ impl InterruptLine for Line {
 }
 
 /// A processor taken out of its machine.
-struct SoftVcpu {
-    cpu: Box<Cpu>,
+pub(crate) struct SoftVcpu {
+    /// Its state.
+    pub(crate) cpu: Box<Cpu>,
 }
 
 /// Takes the board away from the processor when `run` returns, however it does.

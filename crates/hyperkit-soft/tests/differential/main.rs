@@ -191,6 +191,16 @@ fn translated_programs_do_what_they_do_on_the_host() {
     check_programs(Tiers::FORCED);
 }
 
+#[test]
+fn programs_translated_without_bmi2_and_fsgsbase_do_what_they_do_on_the_host() {
+    check_programs(Tiers::PLAIN);
+}
+
+#[test]
+fn programs_whose_translations_are_dropped_all_the_time_do_what_they_do_on_the_host() {
+    check_programs(Tiers::CRAMPED);
+}
+
 fn check_programs(tiers: Tiers) {
     let seed = setting("DIFFERENTIAL_SEED", 1);
     let count = setting("DIFFERENTIAL_PROGRAMS", PROGRAMS);
@@ -219,6 +229,11 @@ fn every_offered_form_does_what_the_host_does() {
 #[test]
 fn every_translated_form_does_what_the_host_does() {
     check_forms(Tiers::FORCED);
+}
+
+#[test]
+fn every_form_translated_without_bmi2_and_fsgsbase_does_what_the_host_does() {
+    check_forms(Tiers::PLAIN);
 }
 
 fn check_forms(tiers: Tiers) {

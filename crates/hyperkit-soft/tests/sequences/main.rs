@@ -16,6 +16,10 @@ const PROGRAMS: u64 = 3_000;
 /// Bytes of choices for each.
 const CHOICES: usize = 1 << 10;
 
+/// How programs are translated, beside the interpreter.
+const WAYS: [Tiers; 4] =
+    [Tiers::FORCED, Tiers { translate_after: Some(3), ..Tiers::BOTH }, Tiers::PLAIN, Tiers::CRAMPED];
+
 /// A number from the environment.
 pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -47,7 +51,7 @@ fn tiers_agree_on_generated_programs() {
         } else {
             faulted += 1;
         }
-        for tiers in [Tiers::FORCED, Tiers { translate_after: Some(3) }] {
+        for tiers in WAYS {
             let got = machine::run(&program, tiers);
             if got != expected {
                 panic!("program {n} of seed {seed}, {tiers:?}: {}", difference(&program, &expected, &got));

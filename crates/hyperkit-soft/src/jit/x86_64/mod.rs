@@ -45,7 +45,7 @@ pub struct Jit {
 impl Jit {
     /// One for these tiers.
     pub fn new(tiers: Tiers) -> Jit {
-        let state = tiers.translate_after.and_then(|_| State::new()).map(Box::new);
+        let state = tiers.translate_after.and_then(|_| State::new(tiers)).map(Box::new);
         Jit { state, translate_after: tiers.translate_after.unwrap_or(0), planted: None }
     }
 
@@ -54,12 +54,16 @@ impl Jit {
         self.state.is_some()
     }
 
+    /// Counts how often all translations went; 0 if it does not translate.
+    pub fn generation(&self) -> u32 {
+        self.state.as_ref().map_or(0, |state| state.generation)
+    }
+
     /// Where the translation of a block is entered, if it has one.
     #[inline(always)]
     pub fn code_of(&self, block: &Block) -> Option<usize> {
         let (entry, generation) = block.code.get();
-        let current = self.state.as_ref().map_or(0, |state| state.generation);
-        (generation == current && entry != 0).then_some(entry)
+        (generation == self.generation() && entry != 0).then_some(entry)
     }
 
     /// Drops the translations that a block is in. The other blocks that are then without one are given.

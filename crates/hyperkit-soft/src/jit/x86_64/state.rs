@@ -8,10 +8,8 @@ use super::places::Places;
 use super::stubs::{self, Stubs};
 use crate::decode::blocks::{Key, SPACES};
 use crate::decode::lines::ByAddress;
+use crate::jit::Tiers;
 use crate::jit::buffer::CodeBuffer;
-
-/// Bytes of code memory.
-const CODE_BYTES: usize = 192 << 20;
 
 /// Sites from which on everything is translated anew.
 const SITES_MAX: usize = 1 << 21;
@@ -73,13 +71,16 @@ pub struct Features {
 }
 
 impl Features {
-    /// What this host has.
-    fn of_host() -> Features {
+    /// What this host has and translations may use.
+    fn usable(tiers: Tiers) -> Features {
         /// Bit of the second word of hardware capabilities (Linux, arch/x86/include/uapi/asm/hwcap2.h).
         const HWCAP2_FSGSBASE: u64 = 1 << 1;
         // SAFETY: asks for a number.
         let capabilities = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-        Features { rorx: is_x86_feature_detected!("bmi2"), gs_base: capabilities & HWCAP2_FSGSBASE != 0 }
+        Features {
+            rorx: tiers.bmi2 && is_x86_feature_detected!("bmi2"),
+            gs_base: tiers.fsgsbase && capabilities & HWCAP2_FSGSBASE != 0,
+        }
     }
 }
 
@@ -115,10 +116,10 @@ pub struct State {
 
 impl State {
     /// Fresh memory with the shared code in it; `None` where memory may not be executed.
-    pub fn new() -> Option<State> {
-        let mut buffer = CodeBuffer::new(CODE_BYTES).ok()?;
+    pub fn new(tiers: Tiers) -> Option<State> {
+        let mut buffer = CodeBuffer::new(tiers.code_bytes).ok()?;
         let mut asm = Asm::new(buffer.next());
-        let features = Features::of_host();
+        let features = Features::usable(tiers);
         let stubs = stubs::make(&mut asm, features);
         buffer.put(&asm.out)?;
         let miss = stubs.miss as *const u8;

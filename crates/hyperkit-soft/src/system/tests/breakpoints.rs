@@ -79,7 +79,7 @@ fn a_data_breakpoint_is_reported_after_the_instruction() {
 
 #[test]
 fn a_loop_that_is_translated_stops_once_a_breakpoint_is_set() {
-    let mut cpu = armed(Tiers { translate_after: Some(3) }, DATA, 0x400, |a| {
+    let mut cpu = armed(Tiers { translate_after: Some(3), ..Tiers::BOTH }, DATA, 0x400, |a| {
         let mut again = a.create_label();
         a.mov(ecx, 1000).unwrap(); // 5
         a.mov(ebx, DATA as i32).unwrap(); // 5

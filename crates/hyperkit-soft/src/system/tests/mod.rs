@@ -2,10 +2,12 @@
 
 mod breakpoints;
 mod delivery;
+mod evicted;
 mod interrupted;
 mod legacy;
 mod offered;
 mod registers;
+mod shootdown;
 mod smp;
 mod stack;
 mod switch;

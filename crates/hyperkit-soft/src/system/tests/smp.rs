@@ -4,18 +4,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hyperkit_bus::Bus;
-use hyperkit_hv::{CpuModel, Exit, Tsc, Vm};
+use hyperkit_hv::{CpuModel, Exit, Tsc, Vcpu, Vm};
 use hyperkit_mem::{GuestAddr, GuestRam};
 use iced_x86::code_asm::*;
 
 use super::switch::{RESULT, Result32, assemble, long_mode, ram};
 use crate::SoftVm;
 use crate::jit::Tiers;
+use crate::vm::SoftVcpu;
 
-const ALL_TIERS: [Tiers; 3] = [Tiers::INTERPRETER, Tiers::BOTH, Tiers::FORCED];
+pub const ALL_TIERS: [Tiers; 3] = [Tiers::INTERPRETER, Tiers::BOTH, Tiers::FORCED];
+
+/// How the two are translated, beside the usual ways: with hardly any code memory, and on hosts that offer little.
+pub const MORE_TIERS: [Tiers; 2] =
+    [Tiers { code_bytes: 72 << 10, ..Tiers::BOTH }, Tiers { translate_after: Some(2), ..Tiers::PLAIN }];
 
 /// Starts the second processor at 0x7000 in real mode, by INIT and SIPI.
-fn start_second(a: &mut CodeAssembler) {
+pub fn start_second(a: &mut CodeAssembler) {
     a.mov(ecx, 0x1b).unwrap();
     a.mov(eax, 0xfee0_0d00u32 as i32).unwrap(); // x2APIC
     a.xor(edx, edx).unwrap();
@@ -30,7 +35,12 @@ fn start_second(a: &mut CodeAssembler) {
 
 /// Runs the first processor at 0x9000 in 64-bit mode, and the second from where the first has it start, until the first
 /// writes to the test device; gives what it wrote.
-fn run_both(ram: &Arc<GuestRam>, first: &[u8], second: &[u8], tiers: Tiers) -> u64 {
+pub fn run_both(ram: &Arc<GuestRam>, first: &[u8], second: &[u8], tiers: Tiers) -> u64 {
+    run_and_count(ram, first, second, tiers).0
+}
+
+/// The same, with how often all translations of each went.
+pub fn run_and_count(ram: &Arc<GuestRam>, first: &[u8], second: &[u8], tiers: Tiers) -> (u64, [u32; 2]) {
     let state = long_mode(ram, first);
     ram.write(GuestAddr(0x7000), second).unwrap();
     let vm = SoftVm::with_tiers(Arc::clone(ram), CpuModel { vcpus: 2, tsc: Tsc::of_host() }, tiers).unwrap();
@@ -38,14 +48,55 @@ fn run_both(ram: &Arc<GuestRam>, first: &[u8], second: &[u8], tiers: Tiers) -> u
     let mut bus = Bus::default();
     let device = Result32(Arc::clone(&result), vm.kick(0));
     bus.ports.insert(RESULT, 4, Arc::new(Mutex::new(device))).unwrap();
-    let (mut zero, mut one) = (vm.take_vcpu(0).unwrap(), vm.take_vcpu(1).unwrap());
+    let (mut zero, mut one) = (vm.take(0).unwrap(), vm.take(1).unwrap());
+    let generations = |zero: &SoftVcpu, one: &SoftVcpu| [zero, one].map(|of| of.cpu.blocks.jit.generation());
+    let before = generations(&zero, &one);
     zero.set_state(&state).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| assert_eq!(one.run(&bus).unwrap(), Exit::Kicked));
         assert_eq!(zero.run(&bus).unwrap(), Exit::Kicked);
         vm.kick(1).kick();
     });
-    result.load(Ordering::SeqCst)
+    let after = generations(&zero, &one);
+    (result.load(Ordering::SeqCst), [after[0] - before[0], after[1] - before[1]])
+}
+
+/// Code at 0x7000 that brings the second processor to 64-bit mode with the first one's tables, global pages and
+/// CR0.WP, and to 0xb000 with interrupts off and its APIC on; `write` makes what is there.
+pub fn second_in_64_bit_mode(ram: &GuestRam, write: impl FnOnce(&mut CodeAssembler)) -> Vec<u8> {
+    ram.write(GuestAddr(0x5100), &[0x1f, 0, 0, 0x50, 0, 0]).unwrap(); // what LGDT loads
+    ram.write(GuestAddr(0x5108), &[0xff, 0x0f, 0, 0x60, 0, 0]).unwrap(); // and LIDT
+    let long = assemble(64, 0xb000, |a| {
+        a.mov(eax, 0x18).unwrap();
+        a.mov(ds, ax).unwrap();
+        a.mov(ss, ax).unwrap();
+        a.mov(esp, 0xf000).unwrap();
+        for (register, value) in [(0x1b, 0xfee0_0c00u32 as i32), (0x80f, 0x1ff)] {
+            a.mov(ecx, register).unwrap();
+            a.mov(eax, value).unwrap();
+            a.xor(edx, edx).unwrap();
+            a.wrmsr().unwrap();
+        }
+        write(a);
+    });
+    ram.write(GuestAddr(0xb000), &long).unwrap();
+    assemble(16, 0x7000, |a| {
+        a.xor(ax, ax).unwrap();
+        a.mov(ds, ax).unwrap();
+        a.lgdt(dword_ptr(0x5100)).unwrap();
+        a.lidt(dword_ptr(0x5108)).unwrap();
+        a.mov(eax, 0xa0).unwrap(); // PAE, PGE
+        a.mov(cr4, eax).unwrap();
+        a.mov(eax, 0x1_0000).unwrap();
+        a.mov(cr3, eax).unwrap();
+        a.mov(ecx, 0xc000_0080u32).unwrap();
+        a.mov(eax, 0x100).unwrap(); // LME
+        a.xor(edx, edx).unwrap();
+        a.wrmsr().unwrap();
+        a.mov(eax, 0x8001_0011u32).unwrap(); // PG, WP, ET, PE
+        a.mov(cr0, eax).unwrap();
+        a.db(&[0x66, 0xea, 0x00, 0xb0, 0, 0, 0x08, 0]).unwrap(); // jmp far dword 8:b000
+    })
 }
 
 fn writes_to_running_code_are_seen(tiers: Tiers) {

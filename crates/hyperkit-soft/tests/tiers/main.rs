@@ -2,6 +2,8 @@
 //! instructions, also where code writes to code.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod eviction;
+
 use std::sync::Arc;
 
 use hyperkit_mem::{GuestAddr, GuestRam};
@@ -30,6 +32,11 @@ struct Left {
 }
 
 fn run(program: Program, tiers: Tiers) -> Left {
+    finish(&mut ready(program, tiers))
+}
+
+/// A processor with a program before it.
+fn ready(program: Program, tiers: Tiers) -> Box<Cpu> {
     let mut code = CodeAssembler::new(64).expect("64 bits");
     program(&mut code).expect("instructions that exist");
     let ram = Arc::new(GuestRam::new(RAM).expect("two megabytes"));
@@ -38,9 +45,14 @@ fn run(program: Program, tiers: Tiers) -> Left {
     let mut cpu = Cpu::for_tests(Arc::clone(&ram));
     cpu.set_tiers(tiers);
     (cpu.rip, cpu.regs[4]) = (CODE, STACK);
+    cpu
+}
+
+/// Runs a program to its end.
+fn finish(cpu: &mut Cpu) -> Left {
     let (rip, fault) = cpu.run_to_fault(u64::MAX).expect("the program ends in a fault");
     let mut memory = vec![0; RAM as usize];
-    ram.read(GuestAddr(0), &mut memory).expect("all of RAM");
+    cpu.ram.read(GuestAddr(0), &mut memory).expect("all of RAM");
     Left {
         regs: cpu.regs[..16].to_vec(),
         rflags: cpu.flags.rflags(),
@@ -51,10 +63,20 @@ fn run(program: Program, tiers: Tiers) -> Left {
     }
 }
 
+/// How programs are translated, beside the interpreter.
+const WAYS: [Tiers; 6] = [
+    Tiers::FORCED,
+    Tiers::BOTH,
+    Tiers::PLAIN,
+    Tiers { bmi2: false, ..Tiers::BOTH },
+    Tiers { fsgsbase: false, ..Tiers::BOTH },
+    Tiers::CRAMPED,
+];
+
 /// Runs a program on every choice of tiers and gives what all of them leave.
 fn agreed(program: Program) -> Left {
     let interpreted = run(program, Tiers::INTERPRETER);
-    for tiers in [Tiers::FORCED, Tiers::BOTH] {
+    for tiers in WAYS {
         let translated = run(program, tiers);
         if translated != interpreted {
             let at = (0..RAM as usize).find(|at| translated.memory[*at] != interpreted.memory[*at]);
