@@ -227,7 +227,7 @@ impl Hub {
     }
 
     /// Acts on everything that machines did, hands frames for the engine to `take`, and passes those between machines
-    /// on. Returns whether there may be more.
+    /// on. Returns whether there may be more; if not, [`AsFd`] tells of what comes.
     pub fn receive(&mut self, take: &mut dyn FnMut(&Vnet, &[u8])) -> bool {
         let mut buffer = [const { MaybeUninit::<Event>::uninit() }; EVENTS_MAX];
         let events: Vec<(u64, EventFlags)> =
@@ -235,6 +235,7 @@ impl Hub {
                 Ok((events, _)) => events.iter().map(|event| (event.data.u64(), event.flags)).collect(),
                 Err(_) => return false,
             };
+        let mut more = events.len() == EVENTS_MAX;
         for (number, flags) in &events {
             if let Some(index) = number.checked_sub(LISTENERS_AT) {
                 self.accept(index as usize);
@@ -245,10 +246,10 @@ impl Hub {
                 self.flush_port(id);
             }
             if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-                self.receive_port(id, take);
+                more |= self.receive_port(id, take);
             }
         }
-        !events.is_empty()
+        more
     }
 
     fn accept(&mut self, index: usize) {
@@ -273,9 +274,10 @@ impl Hub {
         let _ = self.add(port);
     }
 
-    fn receive_port(&mut self, id: PortId, take: &mut dyn FnMut(&Vnet, &[u8])) {
+    /// Returns whether there may be more.
+    fn receive_port(&mut self, id: PortId, take: &mut dyn FnMut(&Vnet, &[u8])) -> bool {
         // The port is taken out of its slot, so that its frames can go to the others.
-        let Some(mut slot) = self.slots.get_mut(id).and_then(Option::take) else { return };
+        let Some(mut slot) = self.slots.get_mut(id).and_then(Option::take) else { return false };
         let mut scratch = std::mem::take(&mut self.scratch);
         let left = slot.port.receive(&mut scratch, &mut |vnet, frame| {
             let slots = &mut self.slots;
@@ -296,6 +298,7 @@ impl Hub {
         if left == Left::Closed {
             self.remove(id);
         }
+        left == Left::More
     }
 
     fn remove(&mut self, id: PortId) {
@@ -397,7 +400,7 @@ fn remove_stale(path: &Path, kind: SocketType) {
 }
 
 impl AsFd for Hub {
-    /// Readable when there is something to do.
+    /// Readable as long as there is something to do.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }

@@ -34,8 +34,10 @@ pub enum Port {
 /// What reading left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// It may go on.
+    /// Nothing, or what its descriptor tells of.
     Open,
+    /// There may be more.
+    More,
     /// The machine is gone, or speaks nonsense.
     Closed,
 }
@@ -49,7 +51,7 @@ impl Port {
             Port::Device(device) => device.receive(scratch, take),
             Port::VhostUser(machine) => {
                 if machine.receive(scratch, take) {
-                    Left::Open
+                    Left::More
                 } else {
                     Left::Closed
                 }

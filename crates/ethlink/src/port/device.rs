@@ -25,23 +25,20 @@ impl Device {
     }
 
     pub fn receive(&mut self, scratch: &mut [u8], take: &mut dyn FnMut(&Vnet, &[u8])) -> Left {
-        let mut bytes = 0;
-        for _ in 0..BURST {
-            if bytes > BURST_BYTES {
-                break;
-            }
+        let (mut frames, mut bytes) = (0, 0);
+        while frames < BURST && bytes <= BURST_BYTES {
             let count = match rustix::io::read(&self.0, &mut *scratch) {
                 Ok(count) => count,
-                Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(Errno::AGAIN | Errno::INTR) => return Left::Open,
                 // The device, or its namespace, is gone.
                 Err(_) => return Left::Closed,
             };
-            bytes += count;
+            (frames, bytes) = (frames + 1, bytes + count);
             if let Some((header, frame)) = scratch[..count].split_first_chunk::<VNET_HEADER_BYTES>() {
                 take(&Vnet(*header).trusted(), frame);
             }
         }
-        Left::Open
+        Left::More
     }
 
     pub fn send(&mut self, vnet: &Vnet, parts: &[&[u8]]) -> bool {

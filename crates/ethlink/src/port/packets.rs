@@ -65,7 +65,7 @@ impl Packets {
                         None => {}
                     }
                 }
-                Left::Open
+                if count == BURST { Left::More } else { Left::Open }
             }
             Err(Errno::AGAIN | Errno::INTR) => Left::Open,
             Err(_) if self.peer == Peer::Learnt => {

@@ -35,12 +35,17 @@ impl Stream {
     }
 
     pub fn receive(&mut self, take: &mut dyn FnMut(&[u8])) -> Left {
-        match rustix::io::read(&self.fd, self.input.room()) {
+        let room = self.input.room();
+        let asked = room.len();
+        let left = match rustix::io::read(&self.fd, room) {
             Ok(0) => return Left::Closed,
-            Ok(count) => self.input.filled(count),
+            Ok(count) => {
+                self.input.filled(count);
+                if count == asked { Left::More } else { Left::Open }
+            }
             Err(Errno::AGAIN | Errno::INTR) => return Left::Open,
             Err(_) => return Left::Closed,
-        }
+        };
         match self.greeting.advance(&mut self.input, &self.terms, &mut self.out) {
             Progress::Wait => {}
             Progress::Refused => self.last = true,
@@ -54,7 +59,7 @@ impl Stream {
                 }
             },
         }
-        Left::Open
+        left
     }
 
     pub fn queued_bytes(&self) -> usize {

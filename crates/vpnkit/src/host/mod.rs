@@ -29,7 +29,7 @@ use crate::config::{Config, Forward, ForwardError, StartError, Update};
 use crate::intercept::Intercept;
 use crate::link::{Link, Received};
 use crate::waker::Waker;
-use poller::{Owner, Poller};
+use poller::{Owner, Poller, Token};
 use spin::Spin;
 
 pub(crate) use forward::Bound;
@@ -68,8 +68,11 @@ pub(crate) struct Host {
     pairs: splice::Pairs,
     inside: Option<Arc<Inside>>,
     scratch: Vec<u8>,
+    link_token: Option<Token>,
     /// Whether the link may have frames.
     link_ready: bool,
+    /// Whether the link had no room for a frame.
+    link_full: bool,
     spin: Spin,
     /// When the host was asked last whether it has a way to the IPv6 Internet.
     route_checked: Instant,
@@ -102,10 +105,12 @@ impl Host {
         let stack = Stack::new(config.network.clone(), first)?;
         let mut poller = Poller::new().map_err(StartError::os("epoll_create"))?;
         poller.add(waker.fd(), Owner::Waker, EventFlags::IN).map_err(StartError::os("epoll_ctl"))?;
-        if let Some(fd) = link.fd() {
-            let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
-            poller.add(fd, Owner::Link, events).map_err(StartError::os("epoll_ctl"))?;
-        }
+        // Level-triggered: it tells of frames that were left as of those that come.
+        let link_token = link
+            .fd()
+            .map(|fd| poller.add(fd, Owner::Link, EventFlags::IN))
+            .transpose()
+            .map_err(StartError::os("epoll_ctl"))?;
         if let Some(inside) = &config.inside {
             poller.add(inside, Owner::Inside, EventFlags::IN).map_err(StartError::os("epoll_ctl"))?;
         }
@@ -126,7 +131,9 @@ impl Host {
             lookups: lookup::Lookups::default(),
             intercept: config.intercept.clone(),
             scratch: vec![0; DATAGRAM_BYTES_MAX],
+            link_token,
             link_ready: true,
+            link_full: false,
             spin: Spin::new(config.busy_poll),
             route_checked: Instant::default(),
             stopping: false,
@@ -141,7 +148,7 @@ impl Host {
         loop {
             self.dns_refresh();
             let received = if self.link_ready { self.receive() } else { Received::All };
-            self.link_ready = received != Received::All || self.link.fd().is_none();
+            self.link_ready = received != Received::All || self.link_token.is_none();
             self.stopping |= received == Received::Closed;
             self.take_commands();
             if self.stopping {
@@ -156,12 +163,7 @@ impl Host {
             if let Some(offload) = self.link.offload() {
                 self.stack.set_offload(offload);
             }
-            if self.spin.is_worth_it() {
-                self.stack.transmit_answers(now, &mut ToLink(&*self.link));
-            } else {
-                self.stack.transmit(now, &mut ToLink(&*self.link));
-            }
-            self.link.flush();
+            self.transmit(now, self.spin.is_worth_it());
             if cfg!(debug_assertions) {
                 self.check();
             }
@@ -178,6 +180,25 @@ impl Host {
         let now = self.now();
         let Host { stack, tcp, link, .. } = self;
         link.receive(&mut |offload, frame| stack.on_frame(now, offload, frame, tcp))
+    }
+
+    /// Gives the link all frames that it has room for; `hold` keeps acknowledgements back that answers may take along.
+    fn transmit(&mut self, now: Instant, hold: bool) {
+        let mut sink = ToLink(&*self.link);
+        let all = if hold {
+            self.stack.transmit_answers(now, &mut sink)
+        } else {
+            self.stack.transmit(now, &mut sink)
+        };
+        self.link.flush();
+        if self.link_full == all
+            && let (Some(fd), Some(token)) = (self.link.fd(), self.link_token)
+        {
+            self.link_full = !all;
+            let events = if all { EventFlags::IN } else { EventFlags::IN | EventFlags::OUT };
+            // It can only fail for a descriptor that is not in the set.
+            let _ = self.poller.modify(fd, token, events);
+        }
     }
 
     /// Does what the stack asks until it asks no more.
@@ -245,8 +266,7 @@ impl Host {
             }
         }
         if self.stack.holds_back() {
-            self.stack.transmit(self.now(), &mut ToLink(&*self.link));
-            self.link.flush();
+            self.transmit(self.now(), false);
         }
         let began = std::time::Instant::now();
         let timeout = if self.waker.may_sleep() { self.timeout() } else { Some(Duration::ZERO) };

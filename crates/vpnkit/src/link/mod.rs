@@ -18,9 +18,9 @@ pub use tap::TapLink;
 /// What [`Link::receive`] left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// No frame waits.
+    /// All frames, or as many as were looked for: [`Link::fd`] tells of others.
     All,
-    /// There may be more.
+    /// A whole burst: there may be more.
     Some,
     /// The link is gone for good: the engine stops.
     Closed,
@@ -44,7 +44,7 @@ pub trait Link: Send + Sync {
     /// Everything for now is sent: what was gathered goes out.
     fn flush(&self);
 
-    /// A descriptor that becomes readable when there are frames.
+    /// A descriptor that is readable as long as there are frames.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// Whether frames sent may leave checksums and segmentation to the guest now; `None` leaves the configuration.
