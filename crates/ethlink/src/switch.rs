@@ -35,12 +35,14 @@ pub enum Verdict {
 pub struct Switch {
     engine: Mac,
     owners: HashMap<Mac, PortId>,
+    /// Who was looked up last, and mostly is next: frames come in bursts.
+    last: Option<(Mac, PortId)>,
 }
 
 impl Switch {
     /// A switch on which the engine has an address.
     pub fn new(engine: Mac) -> Self {
-        Self { engine, owners: HashMap::new() }
+        Self { engine, owners: HashMap::new(), last: None }
     }
 
     /// Learns from a frame of `port` and says where it goes.
@@ -63,17 +65,27 @@ impl Switch {
     }
 
     /// Says where a frame of the engine goes: [`Verdict::Port`] or [`Verdict::Others`].
-    pub fn of_engine(&self, frame: &[u8]) -> Verdict {
-        let owner = mac_at(frame, 0).and_then(|to| self.owners.get(&to));
-        owner.map_or(Verdict::Others, |owner| Verdict::Port(*owner))
+    pub fn of_engine(&mut self, frame: &[u8]) -> Verdict {
+        mac_at(frame, 0).and_then(|to| self.owner_of(to)).map_or(Verdict::Others, Verdict::Port)
+    }
+
+    fn owner_of(&mut self, mac: Mac) -> Option<PortId> {
+        if let Some((last, owner)) = self.last
+            && last == mac
+        {
+            return Some(owner);
+        }
+        let owner = *self.owners.get(&mac)?;
+        self.last = Some((mac, owner));
+        Some(owner)
     }
 
     fn may_use(&mut self, port: PortId, from: Mac) -> bool {
         if from[0] & 1 == 1 || from == self.engine || from == [0; 6] {
             return false;
         }
-        if let Some(owner) = self.owners.get(&from) {
-            return *owner == port;
+        if let Some(owner) = self.owner_of(from) {
+            return owner == port;
         }
         if self.owners.values().filter(|owner| **owner == port).count() >= PORT_ADDRESSES_MAX {
             return false;
@@ -90,6 +102,7 @@ impl Switch {
     /// Forgets a port's addresses: it is gone.
     pub fn forget(&mut self, port: PortId) {
         self.owners.retain(|_, owner| *owner != port);
+        self.last = None;
     }
 }
 
@@ -120,6 +133,9 @@ mod tests {
         assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Port(2));
         switch.forget(2);
         assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Others);
+        assert_eq!(switch.of_port(3, &frame(ENGINE, B)), Verdict::Engine, "it comes back elsewhere");
+        assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Port(3));
+        assert_eq!(switch.of_port(1, &frame(ENGINE, B)), Verdict::Nowhere, "it is another's now");
     }
 
     #[test]
