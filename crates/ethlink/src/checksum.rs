@@ -10,12 +10,7 @@ pub struct Sum {
 impl Sum {
     /// Adds the bytes that follow those added so far.
     pub fn add(&mut self, bytes: &[u8]) {
-        let mut words = bytes.chunks_exact(4);
-        let mut sum: u64 = words.by_ref().map(|word| u64::from(ne_u32(word))).sum();
-        let mut last = [0; 4];
-        last[..words.remainder().len()].copy_from_slice(words.remainder());
-        sum += u64::from(u32::from_ne_bytes(last));
-        let part = fold(sum);
+        let part = sum_bytes(bytes);
         self.sum += u64::from(if self.odd { part.swap_bytes() } else { part });
         self.odd ^= bytes.len() % 2 == 1;
     }
@@ -26,8 +21,29 @@ impl Sum {
     }
 }
 
-fn ne_u32(word: &[u8]) -> u32 {
-    u32::from_ne_bytes([word[0], word[1], word[2], word[3]])
+/// One's complement addition does not depend on the width of its words: RFC 1071 §2 (C).
+fn sum_bytes(bytes: &[u8]) -> u16 {
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    let (mut wide, mut sum) = (0u128, 0u64);
+    for block in blocks {
+        let (added, carry) = wide.overflowing_add(u128::from_ne_bytes(*block));
+        wide = added;
+        sum += u64::from(carry);
+    }
+    for half in [wide as u64, (wide >> 64) as u64] {
+        sum += (half & 0xffff_ffff) + (half >> 32);
+    }
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        sum += u64::from(u32::from_ne_bytes(*word));
+    }
+    let last = match *rest {
+        [a, b, c] => [a, b, c, 0],
+        [a, b] => [a, b, 0, 0],
+        [a] => [a, 0, 0, 0],
+        _ => [0; 4],
+    };
+    fold(sum + u64::from(u32::from_ne_bytes(last)))
 }
 
 /// One's complement addition does not depend on the order of bytes, as long as they are stored as they were read:
@@ -52,6 +68,25 @@ mod tests {
             sum.add(&bytes[..cut]);
             sum.add(&bytes[cut..]);
             assert_eq!(sum.finish(), (!0xddf2u16).to_be_bytes(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn every_length_sums_as_its_words_of_16_bits_do() {
+        let patterns: [fn(usize) -> u8; 3] =
+            [|_| 0xff, |at| (at * 151 + 7) as u8, |at| 0xff - (at % 3) as u8];
+        for byte in patterns {
+            for length in 0..100 {
+                let bytes: Vec<u8> = (0..length).map(byte).collect();
+                let words = bytes
+                    .chunks(2)
+                    .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+                let sum: u32 = words.sum();
+                let folded = (sum & 0xffff) + (sum >> 16);
+                let mut whole = Sum::default();
+                whole.add(&bytes);
+                assert_eq!(whole.finish(), (!(folded as u16)).to_be_bytes(), "{length} bytes");
+            }
         }
     }
 }

@@ -36,12 +36,9 @@ impl Checksum {
     ///
     /// Spec: RFC 9293 §3.1, RFC 768.
     pub fn pseudo_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, length_bytes: usize) -> Self {
-        let mut sum = Self::default();
-        sum.add(&src.octets());
-        sum.add(&dst.octets());
-        sum.add(&[0, protocol]);
-        sum.add(&(length_bytes as u16).to_be_bytes());
-        sum
+        let [high, low] = (length_bytes as u16).to_be_bytes();
+        let words = [src.octets(), dst.octets(), [0, protocol, high, low]];
+        Self { sum: words.map(|word| u64::from(u32::from_ne_bytes(word))).iter().sum(), odd: false }
     }
 
     /// Adds the bytes that follow those added so far.
@@ -80,27 +77,29 @@ fn fold(mut sum: u64) -> u16 {
 }
 
 /// Sums as native-endian words; the result of one's complement addition does not depend on the order of bytes
-/// as long as it is stored the way it was read (RFC 1071 §2 (B)).
+/// as long as it is stored the way it was read (RFC 1071 §2 (B)), nor on the width of the words (§2 (C)).
 fn sum_bytes(bytes: &[u8]) -> u16 {
-    let mut wide = bytes.chunks_exact(32);
-    let mut sums = [0u64; 4];
-    for chunk in wide.by_ref() {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            let at = lane * 8;
-            let low = u32::from_ne_bytes([chunk[at], chunk[at + 1], chunk[at + 2], chunk[at + 3]]);
-            let high = u32::from_ne_bytes([chunk[at + 4], chunk[at + 5], chunk[at + 6], chunk[at + 7]]);
-            *sum += u64::from(low) + u64::from(high);
-        }
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    let (mut wide, mut sum) = (0u128, 0u64);
+    for block in blocks {
+        let (added, carry) = wide.overflowing_add(u128::from_ne_bytes(*block));
+        wide = added;
+        sum += u64::from(carry);
     }
-    let mut sum: u64 = sums.iter().map(|sum| u64::from(fold(*sum))).sum();
-    let mut pairs = wide.remainder().chunks_exact(2);
-    for pair in pairs.by_ref() {
-        sum += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
+    for half in [wide as u64, (wide >> 64) as u64] {
+        sum += (half & 0xffff_ffff) + (half >> 32);
     }
-    if let [last] = pairs.remainder() {
-        sum += u64::from(u16::from_ne_bytes([*last, 0]));
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        sum += u64::from(u32::from_ne_bytes(*word));
     }
-    fold(sum)
+    let last = match *rest {
+        [a, b, c] => [a, b, c, 0],
+        [a, b] => [a, b, 0, 0],
+        [a] => [a, 0, 0, 0],
+        _ => [0; 4],
+    };
+    fold(sum + u64::from(u32::from_ne_bytes(last)))
 }
 
 #[cfg(test)]
@@ -122,6 +121,30 @@ mod tests {
             sum.add(&whole[cut..]);
             assert_eq!(sum.finish(), expected, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn every_length_sums_as_its_words_of_16_bits_do() {
+        let patterns: [fn(usize) -> u8; 3] =
+            [|_| 0xff, |at| (at * 151 + 7) as u8, |at| 0xff - (at % 3) as u8];
+        for byte in patterns {
+            for length in 0..100 {
+                let bytes: Vec<u8> = (0..length).map(byte).collect();
+                let words = bytes
+                    .chunks(2)
+                    .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+                let sum: u32 = words.sum();
+                let folded = (sum & 0xffff) + (sum >> 16);
+                assert_eq!(checksum(&bytes), !(folded as u16), "{length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pseudo_header_sums_as_its_bytes_do() {
+        let (src, dst) = (Ipv4Addr::new(192, 168, 65, 3), Ipv4Addr::new(255, 254, 253, 252));
+        let bytes = [192, 168, 65, 3, 255, 254, 253, 252, 0, 17, 0x12, 0x34];
+        assert_eq!(Checksum::pseudo_v4(src, dst, 17, 0x1234).finish(), checksum(&bytes));
     }
 
     #[test]
