@@ -241,6 +241,30 @@ fn loops_with_windows_that_last_agree() {
 }
 
 #[test]
+fn a_loop_that_runs_into_its_begin_agrees() {
+    agreed(|a| {
+        let (mut before, mut top, mut out) = (a.create_label(), a.create_label(), a.create_label());
+        a.mov(rsi, DATA + 0xfb0)?;
+        a.mov(r10d, 3000)?;
+        a.jmp(top)?; // which is executed once more than what is before it
+        a.set_label(&mut before)?;
+        a.add(qword_ptr(rsi + 0x20), r9)?;
+        a.cmp(r10d, 7)?;
+        a.je(out)?;
+        a.set_label(&mut top)?;
+        a.add(r9, qword_ptr(rsi + 8))?;
+        a.push(r9)?;
+        a.xor(qword_ptr(rsi + 0x48), r10)?;
+        a.pop(r11)?;
+        a.lea(r9, qword_ptr(r9 + r11 + 5))?;
+        a.dec(r10d)?;
+        a.jmp(before)?;
+        a.set_label(&mut out)?;
+        a.ud2()
+    });
+}
+
+#[test]
 fn a_loop_with_registers_in_places_of_its_own_faults_where_it_belongs() {
     let left = agreed(|a| {
         let mut top = a.create_label();
@@ -362,6 +386,36 @@ fn calls_and_indirect_jumps_agree() {
         a.pop(rsi)?;
         a.xor(rdi, rsi)?;
         a.ret()
+    });
+}
+
+#[test]
+fn high_bytes_with_memory_agree() {
+    agreed(|a| {
+        let mut top = a.create_label();
+        a.mov(rsi, DATA)?;
+        a.mov(edi, 3000)?;
+        a.set_label(&mut top)?;
+        a.mov(byte_ptr(rsi + rdi), ah)?;
+        a.mov(ch, byte_ptr(rsi + rdi * 2))?;
+        a.adc(dh, byte_ptr(rsi + 3))?;
+        a.sub(byte_ptr(rax + rsi), bh)?;
+        a.setb(bl)?;
+        a.xchg(byte_ptr(rsi), ch)?;
+        a.xadd(byte_ptr(rsi + 1), ah)?;
+        a.cmp(byte_ptr(rsi + 1), dh)?;
+        a.cmpxchg(byte_ptr(rsi + 7), ah)?;
+        a.cmpxchg(byte_ptr(rsi + 8), ch)?;
+        a.movzx(ebp, ah)?;
+        a.movsx(esp, dh)?;
+        a.add(r8, rbp)?;
+        a.lea(r9, qword_ptr(rsp + r9 * 2))?;
+        a.imul_3(eax, ecx, 0x1_0a3b)?;
+        a.and(eax, 0xffff)?;
+        a.add(edx, eax)?;
+        a.dec(edi)?;
+        a.jne(top)?;
+        a.ud2()
     });
 }
 

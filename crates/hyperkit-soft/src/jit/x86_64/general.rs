@@ -22,11 +22,15 @@ struct Spill {
 }
 
 /// A plan for the operands.
+#[derive(Default)]
 struct Plan {
     reg: Option<u8>,
     rm: Option<Rm>,
     vvvv: Option<u8>,
     spills: [Option<Spill>; 2],
+    /// RAX to RBX, whose two low bytes change places around the instruction: it is on the high one, which no encoding with a
+    /// REX prefix has.
+    swapped: Option<u8>,
     memory: bool,
     writes_memory: bool,
 }
@@ -132,7 +136,7 @@ impl Emit<'_> {
             self.before_write(written);
         }
         self.fill(plan);
-        encoding.emit(&mut self.asm, plan.reg, plan.rm, plan.vvvv);
+        self.encode(encoding, plan, plan.rm);
         self.spill(plan);
         match usage.writes {
             Writes::Nothing => {}
@@ -173,7 +177,7 @@ impl Emit<'_> {
             }
         }
         self.fill(plan);
-        encoding.emit(&mut self.asm, plan.reg, Some(Rm::Memory(rm)), plan.vvvv);
+        self.encode(encoding, plan, Some(Rm::Memory(rm)));
         self.spill(plan);
         if usage.writes != Writes::Nothing {
             self.flags.overwritten(None);
@@ -181,6 +185,15 @@ impl Emit<'_> {
             self.flags = Tracker::at(Place::Frame);
         }
         self.slow(found.miss, instruction, recipe);
+    }
+
+    /// Emits the instruction itself.
+    fn encode(&mut self, encoding: &Encoding, plan: &Plan, rm: Option<Rm>) {
+        // xchg al, ah; or with CL, DL, BL
+        let swap = plan.swapped.map(|register| [0x86, 0xe0 | register << 3 | register]);
+        swap.iter().for_each(|swap| self.asm.bytes(swap));
+        encoding.emit(&mut self.asm, plan.reg, rm, plan.vvvv);
+        swap.iter().for_each(|swap| self.asm.bytes(swap));
     }
 
     /// Loads the operands that are not in host registers.
@@ -236,19 +249,14 @@ fn plan(
     has_rex: bool,
     accesses: &[OpAccess; 5],
 ) -> Option<Plan> {
-    let mut plan =
-        Plan { reg: None, rm: None, vvvv: None, spills: [None; 2], memory: false, writes_memory: false };
+    let mut plan = Plan::default();
     let mut spills = 0;
     plan.memory = fields.rm.is_some_and(|n| instruction.op_kind(n) == OpKind::Memory);
-    let implied_memory = (0..instruction.op_count()).any(|n| {
-        !matches!(instruction.op_kind(n), OpKind::Register | OpKind::Memory)
-            && instruction.try_immediate(n).is_err()
-    });
-    if implied_memory {
+    if has_implied_memory(instruction) {
         return None;
     }
     let mut needs_rex = plan.memory;
-    let mut high_byte = false;
+    let mut high_byte = None;
     for n in [fields.reg, fields.rm, fields.opcode, fields.vvvv].into_iter().flatten() {
         let access = accesses[n as usize];
         if instruction.op_kind(n) == OpKind::Memory {
@@ -260,7 +268,7 @@ fn plan(
         let number = if register.is_xmm() || register.is_ymm() {
             register.number() as u8
         } else if is_high_byte(register) {
-            high_byte = true;
+            high_byte = Some(n);
             register.number() as u8 // 4 to 7, as encoded
         } else if register.is_gpr() {
             let guest = register.full_register().number() as u8;
@@ -303,10 +311,43 @@ fn plan(
         plan.rm = Some(Rm::Register(first.host));
         spills = 1;
     }
-    if (plan.memory && spills > 1) || (high_byte && needs_rex) || (high_byte && has_rex) {
+    if plan.memory && spills > 1 {
         return None;
     }
-    Some(plan)
+    match high_byte {
+        Some(n) if needs_rex && !plan.swap(instruction, fields, n) => None,
+        _ => Some(plan),
+    }
+}
+
+fn has_implied_memory(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|n| {
+        !matches!(instruction.op_kind(n), OpKind::Register | OpKind::Memory)
+            && instruction.try_immediate(n).is_err()
+    })
+}
+
+impl Plan {
+    /// Has operand `n`, a high byte, be encoded as the low one. False if that cannot be.
+    fn swap(&mut self, instruction: &Instruction, fields: Fields, n: u32) -> bool {
+        let low = instruction.op_register(n).full_register().number() as u8;
+        let implied = instruction.mnemonic() == Mnemonic::Cmpxchg && low == Register::AL.number() as u8;
+        let others = (0..instruction.op_count()).filter(|other| *other != n);
+        let twice = others.into_iter().any(|other| {
+            let register = instruction.op_register(other);
+            register.is_gpr() && register.full_register().number() as u8 == low
+        });
+        if implied || twice {
+            return false;
+        }
+        if fields.reg == Some(n) {
+            self.reg = Some(low);
+        } else {
+            self.rm = Some(Rm::Register(low));
+        }
+        self.swapped = Some(low);
+        true
+    }
 }
 
 /// How the flags of an instruction on registers can be made again after it, if they can.

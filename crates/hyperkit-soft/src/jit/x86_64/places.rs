@@ -67,7 +67,11 @@ impl Places {
 
     /// Exchanges the registers of a processor that was given those of a trace as if they were in their usual places, or is about to
     /// give them back.
+    #[inline]
     pub fn exchange(&self, cpu: &mut Cpu) {
+        if self.is_usual() {
+            return;
+        }
         for (a, b) in self.0 {
             cpu.regs.swap(usize::from(a), usize::from(b));
         }
