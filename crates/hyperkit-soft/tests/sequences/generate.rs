@@ -71,8 +71,16 @@ pub struct Program {
 
 struct Writer {
     code: Vec<u8>,
-    calls: Vec<usize>,
+    calls: Vec<Call>,
     text: String,
+}
+
+/// A call whose function is yet to be written.
+struct Call {
+    /// Its displacement.
+    at: usize,
+    /// What is pushed before it, for the function to take away.
+    pushed: u8,
 }
 
 /// A memory operand: base, index, scale, displacement.
@@ -130,10 +138,10 @@ pub fn program(choices: &mut Choices<'_>) -> Program {
     writer.code.extend([0x0f, 0x85]);
     writer.code.extend((back as i32).to_le_bytes());
     writer.code.extend([0x0f, 0x0b]);
-    for at in std::mem::take(&mut writer.calls) {
+    while let Some(Call { at, pushed }) = writer.calls.pop() {
         let distance = (writer.code.len() - (at + 4)) as i32;
         writer.code[at..at + 4].copy_from_slice(&distance.to_le_bytes());
-        function(&mut writer, choices);
+        function(&mut writer, choices, pushed);
     }
     Program { code: writer.code, registers, text: writer.text }
 }
@@ -160,18 +168,59 @@ fn start(choices: &mut Choices<'_>) -> [u64; 16] {
     registers
 }
 
-fn function(writer: &mut Writer, choices: &mut Choices<'_>) {
+fn function(writer: &mut Writer, choices: &mut Choices<'_>, pushed: u8) {
     writer.name("function");
-    writer.code.extend([0x55, 0x41, 0x54]); // push rbp; push r12
+    let keeps = choices.below(2) == 0;
+    if keeps {
+        writer.code.extend([0x55, 0x41, 0x54]); // push rbp; push r12
+    }
     for _ in 0..choices.below(4) {
-        arithmetic(writer, choices);
+        match choices.below(16) {
+            0..=8 => arithmetic(writer, choices),
+            9 | 10 => load(writer, choices),
+            11 => store(writer, choices),
+            12 => jump(writer, choices),
+            13 => vector(writer, choices),
+            14 if writer.code.len() < 2000 => call(writer, choices),
+            _ => arithmetic_in_memory(writer, choices),
+        }
     }
-    writer.code.extend([0x41, 0x5c, 0x5d]); // pop r12; pop rbp
-    if choices.below(6) == 0 {
-        writer.code.extend([0x58, 0xff, 0xe0]); // pop rax; jmp rax: a return that is none
-    } else {
-        writer.code.push(0xc3);
+    if keeps {
+        writer.code.extend([0x41, 0x5c, 0x5d]); // pop r12; pop rbp
     }
+    match choices.below(8) {
+        1 => early_return(writer, choices, pushed),
+        2 => elsewhere(writer, choices),
+        3 if pushed == 0 => {
+            writer.code.extend([0x58, 0xff, 0xe0]); // pop rax; jmp rax: a return that is none
+            return;
+        }
+        _ => {}
+    }
+    return_with(writer, pushed);
+}
+
+fn return_with(writer: &mut Writer, pushed: u8) {
+    match pushed {
+        0 => writer.code.push(0xc3),
+        _ => writer.code.extend([0xc2, pushed, 0]),
+    }
+}
+
+/// A return that is passed by on some condition.
+fn early_return(writer: &mut Writer, choices: &mut Choices<'_>, pushed: u8) {
+    let length = if pushed == 0 { 1 } else { 3 };
+    writer.code.extend([0x70 | condition(choices), length]);
+    return_with(writer, pushed);
+    arithmetic(writer, choices);
+}
+
+/// At some turns the return leads to what is behind it, and a jump from there back.
+fn elsewhere(writer: &mut Writer, choices: &mut Choices<'_>) {
+    // test r15b, mask; jnz behind; mov rcx, [rsp]; lea rax, [rip + 5]; mov [rsp], rax; ret; push rcx
+    let mask = 1 << choices.below(3);
+    writer.code.extend([0x41, 0xf6, 0xc7, mask, 0x75, 17, 0x48, 0x8b, 0x0c, 0x24]);
+    writer.code.extend([0x48, 0x8d, 0x05, 5, 0, 0, 0, 0x48, 0x89, 0x04, 0x24, 0xc3, 0x51]);
 }
 
 fn fragment(writer: &mut Writer, choices: &mut Choices<'_>) {
@@ -330,8 +379,12 @@ fn call(writer: &mut Writer, choices: &mut Choices<'_>) {
         writer.code.extend([0x48, 0x8d, 0x05, 2, 0, 0, 0, 0xff, 0xe0]);
         return;
     }
+    let pushed = if choices.below(4) == 1 { 8 } else { 0 };
+    if pushed != 0 {
+        writer.code.push(0x51); // push rcx
+    }
     writer.code.push(0xe8);
-    writer.calls.push(writer.code.len());
+    writer.calls.push(Call { at: writer.code.len(), pushed });
     writer.code.extend([0; 4]);
 }
 

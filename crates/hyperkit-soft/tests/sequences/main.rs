@@ -4,6 +4,7 @@
 //! `fuzz/fuzz_targets/hyperkit_soft_sequences.rs` does the same with a fuzzer's choices.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod calls;
 mod generate;
 mod lockstep;
 mod machine;

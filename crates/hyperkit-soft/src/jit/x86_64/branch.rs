@@ -3,13 +3,16 @@
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::access::Miss;
-use super::asm::{Mem, cond, host};
+use super::asm::{Mem, alu, cond, host};
 use super::cold::{Cold, ColdKind};
 use super::emit::{Emit, LINKED};
-use super::flags::{ALL, Place, SAVED_OF, SAVED_SHIFT};
+use super::flags::{ALL, Place, Recipe, SAVED_OF, SAVED_SHIFT};
 use super::frame::{FLAGS, PAGE, SCRATCH};
 use super::helpers::Kind;
 use super::trace::Follow;
+
+/// RSP.
+const RSP: u8 = 4;
 
 /// Saved flags by the condition that looks at them alone: OF, CF, ZF, CF or ZF, SF, PF.
 const ALONE: [(u8, u16); 6] = [
@@ -69,6 +72,16 @@ impl Emit<'_> {
 
     /// Goes on in the trace after the branch that ends one of its blocks.
     pub fn pass(&mut self, instruction: &Instruction, follow: Follow) {
+        match follow {
+            Follow::Call => return self.call_within(instruction),
+            Follow::Return { to, popped } => return self.return_within(instruction, to, popped),
+            Follow::Around { popped } => {
+                let head = self.parts[0].rip;
+                self.return_within(instruction, head, popped);
+                return self.go(head.wrapping_sub(self.page) as i64);
+            }
+            _ => {}
+        }
         if instruction.flow_control() != FlowControl::ConditionalBranch {
             return;
         }
@@ -122,9 +135,52 @@ impl Emit<'_> {
         self.go(target);
     }
 
+    /// A call after which the trace goes on with what is called. If it is left to the interpreter, the trace is left.
+    fn call_within(&mut self, instruction: &Instruction) {
+        self.flags.before_write(&mut self.asm, 1 << RSP);
+        let miss = self.push_return(instruction);
+        let recipe = self.slow_recipe();
+        self.redo_with(miss, instruction, 0, recipe);
+    }
+
+    /// A return after which the trace goes on at `to`, if it leads there.
+    fn return_within(&mut self, instruction: &Instruction, to: u64, popped: bool) {
+        let drop = instruction.stack_pointer_increment();
+        self.flags.before_write(&mut self.asm, 1 << RSP);
+        if !popped {
+            self.asm.lea(true, host::R13, Mem::at(host::R13, drop));
+            return;
+        }
+        let found = self.on_stack(0, false);
+        let recipe = self.slow_recipe();
+        self.redo_with(found.miss, instruction, 0, recipe);
+        self.flags.before_clobber_through(&mut self.asm, host::R14);
+        self.asm.load(host::R14, found.at);
+        self.asm.lea(true, host::R13, Mem::at(host::R13, drop));
+        self.asm.alu_mem(true, alu::SUB, host::R14, PAGE);
+        self.asm.alu_imm(true, alu::CMP, host::R14, to.wrapping_sub(self.page) as i32);
+        let from = self.asm.jcc(cond::NE, 0);
+        let site = self.site(instruction, Kind::Branch);
+        self.state.in_usual_places(site);
+        let rest = self.total - self.before - 1;
+        let kind = ColdKind::Elsewhere { site, rsp: -drop, rest, recipe: self.slow_recipe() };
+        self.cold.push(Cold { from: [from, 0], kind });
+    }
+
     /// The branches of `miss` leave the instruction, which ends the block, to the interpreter, after `rsp` is added
     /// to the guest's RSP. The flags are in the frame.
     pub fn redo(&mut self, miss: impl Into<Miss>, instruction: &Instruction, rsp: i32) {
+        self.redo_with(miss, instruction, rsp, None);
+    }
+
+    /// The same; if there is a `recipe` it makes the flags.
+    fn redo_with(
+        &mut self,
+        miss: impl Into<Miss>,
+        instruction: &Instruction,
+        rsp: i32,
+        recipe: Option<Recipe>,
+    ) {
         let miss = miss.into();
         if miss.is_none() {
             return;
@@ -133,7 +189,7 @@ impl Emit<'_> {
         let near = !matches!(instruction.mnemonic(), Mnemonic::Cli | Mnemonic::Sti | Mnemonic::Popfq);
         let site = self.site(instruction, if near { Kind::Branch } else { Kind::Last });
         let back = self.asm.here();
-        let kind = ColdKind::Slow { single, site, recipe: None, rsp, flags_in_host: false, back };
+        let kind = ColdKind::Slow { single, site, recipe, rsp, flags_in_host: false, back };
         self.cold.push(Cold { from, kind });
     }
 
@@ -141,7 +197,7 @@ impl Emit<'_> {
     fn missed(&mut self, from: usize, instruction: &Instruction, rsp: i32) {
         let site = self.site(instruction, Kind::Branch);
         self.state.in_usual_places(site);
-        self.cold.push(Cold { from: [from, 0], kind: ColdKind::Missed { site, rsp } });
+        self.cold.push(Cold { from: [from, 0], kind: ColdKind::Missed { site, rsp, rest: 0 } });
     }
 
     /// The target, or where it is, goes to R14. False if that is not done here.

@@ -2,8 +2,8 @@
 //! window is to be had.
 //!
 //! If it is not, the whole chain, from that access to the last one, is done by rare code in which each access asks the TLB
-//! for itself. What comes between the accesses are instructions on registers that leave R15 alone; anything that can be left
-//! to the interpreter, or be entered again, ends the chain before it.
+//! for itself. What comes between the accesses are instructions on registers that leave R15 alone, and branches that go on in the
+//! trace or leave it; anything that can be left to the interpreter, or be entered again, ends the chain before it.
 
 use iced_x86::{
     Decoder, DecoderOptions, Instruction, InstructionInfoFactory, InstructionInfoOptions, OpAccess, Register,
@@ -103,8 +103,11 @@ impl<'a> Emit<'a> {
         let mark = self.begun;
         let chained = std::mem::take(&mut self.chained);
         if let Some(fresh) = self.fresh.take() {
-            // Its own test is all that may leave it.
-            let plain = self.cold.len() == mark.cold + 1 && self.resumes.len() == mark.resumes;
+            // Its own test is all that may leave it, and come back.
+            let cold = &self.cold[mark.cold..];
+            let counts = cold.iter().any(|cold| matches!(cold.kind, ColdKind::Due { .. }));
+            let tests = cold.iter().filter(|cold| may_come_back(cold)).count();
+            let plain = !counts && tests == 1 && self.resumes.len() == mark.resumes;
             let keeps = plain && !writes_r15(&self.asm.out[fresh.single.back..]);
             self.held = keeps.then_some(fresh);
             return;
@@ -114,8 +117,7 @@ impl<'a> Emit<'a> {
             let last = Last { flags: self.flags, back: self.asm.here(), ..last };
             self.held = Some(Held { last: Some(last), ..held });
         }
-        let leaves = |cold: &Cold| !matches!(cold.kind, ColdKind::Due { window: Some(_), .. });
-        if self.cold[mark.cold..].iter().any(leaves)
+        if self.cold[mark.cold..].iter().any(may_come_back)
             || self.resumes.len() != mark.resumes
             || writes_r15(&self.asm.out[mark.code..])
         {
@@ -201,6 +203,15 @@ impl Miss {
     pub fn is_none(&self) -> bool {
         self.from == [0; 2]
     }
+}
+
+/// Whether what is done by rare code may go on behind it, with R15 as the rare code leaves it.
+fn may_come_back(cold: &Cold) -> bool {
+    use ColdKind::{Due, Elsewhere, Far, Link, Side};
+    !matches!(
+        cold.kind,
+        Due { window: Some(_), .. } | Side { .. } | Link { .. } | Far { .. } | Elsewhere { .. }
+    )
 }
 
 /// Whether any of these instructions of the host writes R15.

@@ -5,6 +5,7 @@ use super::asm::{Asm, Mem, alu, cond, host};
 use super::chains::{self, Chain};
 use super::emit::Emit;
 use super::flags::{self, Place, Recipe, Tracker};
+use super::frame::PAGE;
 
 /// Code that is run rarely, emitted behind the block.
 #[derive(Debug, Clone)]
@@ -40,6 +41,19 @@ pub enum ColdKind {
         site: u32,
         /// What to add to the guest's RSP then.
         rsp: i32,
+        /// Instructions that were given back to the budget, and are to be taken again then.
+        rest: u32,
+    },
+    /// A return does not lead where the trace goes on, but to the distance in R14 from the page.
+    Elsewhere {
+        /// The site of the return, with registers in their usual places.
+        site: u32,
+        /// What to add to the guest's RSP if that is left to the interpreter.
+        rsp: i32,
+        /// Instructions that were counted and are not executed.
+        rest: u32,
+        /// How to make the flags, if they are not in the frame.
+        recipe: Option<Recipe>,
     },
     /// Accesses through a window, when it is not to be had.
     Chain(Chain),
@@ -75,6 +89,8 @@ pub enum ColdKind {
     Side {
         /// See above.
         distance: i64,
+        /// Number of the instruction.
+        number: u32,
         /// Instructions that were counted and are not executed.
         rest: u32,
         /// Where the flags are.
@@ -104,9 +120,27 @@ impl Emit<'_> {
         }
     }
 
-    fn rare_miss(&mut self, site: u32, rsp: i32) {
+    /// A return that leaves the trace.
+    fn elsewhere(&mut self, site: u32, rsp: i32, rest: u32, recipe: Option<Recipe>) {
+        if recipe.is_some() {
+            Tracker { place: Place::Recipe, recipe }.remake(&mut self.asm);
+            flags::save(&mut self.asm);
+        }
+        self.asm.alu_mem(true, alu::ADD, host::R14, PAGE);
+        if rest != 0 {
+            self.asm.alu_mem_imm(true, alu::ADD, self.other_budget(), rest as i32);
+        }
+        self.exchange();
+        let from = self.look_up();
+        self.cold.push(Cold { from: [from, 0], kind: ColdKind::Missed { site, rsp, rest } });
+    }
+
+    fn rare_miss(&mut self, site: u32, rsp: i32, rest: u32) {
         let from = second_entry(&mut self.asm);
         self.asm.land(from);
+        if rest != 0 {
+            self.asm.alu_mem_imm(true, alu::SUB, self.other_budget(), rest as i32);
+        }
         let back = self.asm.here();
         self.rare(ColdKind::Slow { single: None, site, recipe: None, rsp, flags_in_host: false, back });
     }
@@ -115,7 +149,8 @@ impl Emit<'_> {
         let stubs = self.state.stubs;
         match kind {
             slow @ ColdKind::Slow { .. } => self.slow_way(slow),
-            ColdKind::Missed { site, rsp } => self.rare_miss(site, rsp),
+            ColdKind::Missed { site, rsp, rest } => self.rare_miss(site, rsp, rest),
+            ColdKind::Elsewhere { site, rsp, rest, recipe } => self.elsewhere(site, rsp, rest, recipe),
             ColdKind::Chain(chain) => self.chain(chain),
             ColdKind::Void { slot, back } => {
                 self.void(slot);
@@ -147,7 +182,8 @@ impl Emit<'_> {
                 }
                 self.far(distance);
             }
-            ColdKind::Side { distance, rest, place } => {
+            ColdKind::Side { distance, number, rest, place } => {
+                self.before = number;
                 self.flags = Tracker::at(place);
                 if rest != 0 {
                     self.give_back(rest);

@@ -68,6 +68,8 @@ pub struct Emit<'a> {
     pub parts: &'a [Part],
     /// How the trace goes on at its begin, with windows that last and registers in its own places.
     pub turn: Option<Turn>,
+    /// After which of its instructions it may: what is known to be the same at each turn is so after these.
+    pub turns: Vec<u32>,
     /// Where registers are.
     pub places: Places,
     /// The window that R15 has the address of.
@@ -156,10 +158,15 @@ impl Emit<'_> {
 
     /// The same the other way round. To another share: this one was taken from a moment ago.
     pub fn give_back(&mut self, rest: u32) {
-        let budget = budget_of((self.share + SHARES as u8 / 2) % SHARES as u8);
+        let budget = self.other_budget();
         self.asm.load(host::R14, budget);
         self.asm.lea(true, host::R14, Mem::at(host::R14, rest as i32));
         self.asm.store(budget, host::R14);
+    }
+
+    /// The budget that instructions are given back to.
+    pub fn other_budget(&self) -> Mem {
+        budget_of((self.share + SHARES as u8 / 2) % SHARES as u8)
     }
 
     /// A branch at displacement `from` that leaves the trace after the current instruction.
@@ -170,13 +177,13 @@ impl Emit<'_> {
             self.branch_to(from, distance);
             return;
         }
-        let kind = ColdKind::Side { distance, rest, place: self.flags.place };
+        let kind = ColdKind::Side { distance, number: self.before, rest, place: self.flags.place };
         self.cold.push(Cold { from: [from, 0], kind });
     }
 
-    /// How the trace goes on at its begin, if that is at this distance from the page.
+    /// How the trace goes on at its begin after the current instruction, if that is at this distance from the page.
     pub fn turn_to(&self, distance: i64) -> Option<Turn> {
-        self.turn.filter(|turn| turn.distance == distance)
+        self.turn.filter(|turn| turn.distance == distance && self.turns.contains(&self.before))
     }
 
     /// A branch at displacement `from`, with registers in their usual places but to the trace's begin, to where the guest's

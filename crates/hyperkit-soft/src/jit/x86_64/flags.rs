@@ -86,10 +86,15 @@ impl Tracker {
 
     /// Prepares for code that overwrites RFLAGS. May overwrite R15.
     pub fn before_clobber(&mut self, asm: &mut Asm) {
+        self.before_clobber_through(asm, host::R15);
+    }
+
+    /// The same. May overwrite `free`.
+    pub fn before_clobber_through(&mut self, asm: &mut Asm, free: u8) {
         match self.place {
             Place::Host if self.recipe.is_some() => self.place = Place::Recipe,
             Place::Host => {
-                save(asm);
+                save_through(asm, free);
                 self.place = Place::Frame;
             }
             Place::Both => self.place = Place::Frame,

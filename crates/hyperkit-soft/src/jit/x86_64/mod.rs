@@ -4,6 +4,7 @@
 mod access;
 mod asm;
 mod branch;
+mod calls;
 mod chains;
 mod classify;
 mod cold;

@@ -1,11 +1,13 @@
 //! Which blocks are translated together: a hot one, and those of its page that mostly follow it.
 //!
 //! What lies between two branches is short. In a trace the flags, what is known of the vector registers, and the count of
-//! instructions go on across the branches that mostly go one way; the other way leaves it.
+//! instructions go on across the branches that mostly go one way; the other way leaves it. Short functions that are called
+//! are in it too, see [`super::calls`]: a block can be in a trace several times.
 
 use hyperkit_mem::GuestAddr;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, OpKind};
 
+use super::calls::{self, Path};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::blocks::{Block, Key};
 use crate::op::Op;
@@ -25,6 +27,20 @@ pub enum Follow {
     Next,
     /// With the target of the branch.
     Target,
+    /// With what is called.
+    Call,
+    /// With what is returned to.
+    Return {
+        /// RIP after the call.
+        to: u64,
+        /// Whether the return address is popped and looked at: else nothing can have changed it since it was pushed.
+        popped: bool,
+    },
+    /// It ends with a return to its begin.
+    Around {
+        /// As above.
+        popped: bool,
+    },
 }
 
 /// A block of a trace.
@@ -46,7 +62,7 @@ pub struct Part {
 
 /// What is known of the block that a trace could go on with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heat {
+pub enum Heat {
     /// It was never executed, or it is none for a trace.
     Cold,
     /// How often it was interpreted.
@@ -72,6 +88,11 @@ impl Part {
         Some(Part { key, rip, bytes, instructions, ops, follow: Follow::Nothing })
     }
 
+    /// RIP of what follows its last instruction.
+    pub fn end(&self) -> u64 {
+        self.rip.wrapping_add(self.bytes.len() as u64)
+    }
+
     /// The same with its bytes changed, for tests that wrong translations are found.
     pub fn changed(mut self, change: fn(&mut [u8])) -> Option<Part> {
         change(&mut self.bytes);
@@ -82,20 +103,37 @@ impl Part {
 impl Cpu {
     /// The trace that begins with `block`, at RIP. Empty if there is none.
     pub(super) fn trace(&self, block: &Block) -> Vec<Part> {
-        let mut parts: Vec<Part> = self.part(block, self.rip).into_iter().collect();
+        let Some(head) = self.part(block, self.rip) else { return Vec::new() };
+        let mut path = Path::new(head);
         // In lockstep the tiers are compared block by block.
-        while self.lockstep.is_none() && parts.len() < PARTS_MAX {
-            let count: usize = parts.iter().map(|part| part.instructions.len()).sum();
-            if count >= INSTRUCTIONS_MAX {
+        while self.lockstep.is_none() {
+            if let Some((follow, rip)) = self.follow(&path.parts) {
+                if !self.append(&mut path, rip) {
+                    break;
+                }
+                let from = path.parts.len() - 2;
+                path.parts[from].follow = follow;
+            } else if !self.through(&mut path) {
                 break;
             }
-            let Some((follow, rip)) = self.follow(&parts) else { break };
-            let next = self.blocks.find(key_at(&parts, rip), rip).and_then(|block| self.part(block, rip));
-            let (Some(next), Some(last)) = (next, parts.last_mut()) else { break };
-            last.follow = follow;
-            parts.push(next);
         }
-        parts
+        calls::settle(&mut path.parts);
+        path.parts
+    }
+
+    /// Adds the block at `rip` to a trace. False, with nothing added, if it is none for a trace, or the trace is long enough.
+    pub(super) fn append(&self, path: &mut Path, rip: u64) -> bool {
+        let parts = &path.parts;
+        let count: usize = parts.iter().map(|part| part.instructions.len()).sum();
+        if parts.len() >= PARTS_MAX || count >= INSTRUCTIONS_MAX {
+            return false;
+        }
+        let block = self.blocks.find(key_at(parts, rip), rip);
+        // What is on two pages is entered where it is known that both are what they were.
+        let block = block.filter(|block| block.second_phys.is_none() && block.heat.get() != u32::MAX);
+        let Some(next) = block.and_then(|block| self.part(block, rip)) else { return false };
+        path.parts.push(next);
+        true
     }
 
     /// A block that can be in a trace.
@@ -141,11 +179,12 @@ impl Cpu {
         }
     }
 
-    fn is_hot(&self, heat: Heat) -> bool {
+    pub(super) fn is_hot(&self, heat: Heat) -> bool {
         matches!(heat, Heat::Warm(times) if times * 2 >= self.blocks.jit.translate_after)
     }
 
-    fn heat(&self, parts: &[Part], rip: u64) -> Heat {
+    /// What is known of the block at `rip`.
+    pub(super) fn heat(&self, parts: &[Part], rip: u64) -> Heat {
         let Some(first) = parts.first() else { return Heat::Cold };
         if rip & !0xfff != first.rip & !0xfff {
             return Heat::Cold;

@@ -33,8 +33,8 @@ pub fn translate(state: &mut State, parts: &[Part], loops: bool) -> bool {
     let share = state.next_share();
     let offsets = parts.iter().map(|part| (part.rip & 0xfff) as u32);
     let instructions = parts.iter().flat_map(|part| &part.instructions);
-    let windows = windows::find(instructions.clone(), loops.then_some(head.rip));
-    let places = if windows.turns { Places::of_loop(instructions) } else { Places::default() };
+    let windows = windows::find(parts, loops);
+    let places = if windows.turns.is_empty() { Places::default() } else { Places::of_loop(instructions) };
     let mut emit = Emit {
         asm: Asm::new(base),
         state,
@@ -53,6 +53,7 @@ pub fn translate(state: &mut State, parts: &[Part], loops: bool) -> bool {
         opened: 0,
         parts,
         turn: None,
+        turns: windows.turns,
         places,
         held: None,
         fresh: None,
@@ -74,7 +75,12 @@ pub fn translate(state: &mut State, parts: &[Part], loops: bool) -> bool {
     for (site, offset) in resumes {
         state.set_resume(site, asm.base + offset);
     }
-    let keys = parts.iter().map(|part| part.key).collect();
+    let mut keys = Vec::with_capacity(parts.len());
+    for part in parts {
+        if !keys.contains(&part.key) {
+            keys.push(part.key);
+        }
+    }
     state.insert(keys, &asm.out, entries, links)
 }
 

@@ -15,6 +15,7 @@ use iced_x86::{
 
 use super::classify;
 use super::frame::WINDOWS;
+use super::trace::{Follow, Part};
 
 /// Most bytes of a window.
 const BYTES_MAX: i64 = 512;
@@ -91,8 +92,8 @@ struct Walk {
     open: Vec<Open>,
     /// How far each register is from where it was at the trace's begin; `None` if something else was written to it.
     total: [Option<i64>; 16],
-    /// The same at each branch to the trace's begin.
-    turns: Vec<[Option<i64>; 16]>,
+    /// The same at each instruction that may be followed by the trace's begin, with its number.
+    turns: Vec<(u32, [Option<i64>; 16])>,
     info: InstructionInfoFactory,
 }
 
@@ -103,12 +104,12 @@ pub struct Windows {
     pub members: Vec<Option<Member>>,
     /// Those that last.
     pub lasting: Vec<Lasting>,
-    /// Whether the trace is a loop.
-    pub turns: bool,
+    /// The instructions after which the trace, if it is a loop, may go on at its begin.
+    pub turns: Vec<u32>,
 }
 
-/// The windows of a trace; branches to `head` are turns of a loop.
-pub fn find<'a>(instructions: impl Iterator<Item = &'a Instruction>, head: Option<u64>) -> Windows {
+/// The windows of a trace, which is a loop, if it may be, when it branches to its begin.
+pub fn find(parts: &[Part], loops: bool) -> Windows {
     let mut walk = Walk {
         groups: Vec::new(),
         open: Vec::new(),
@@ -116,13 +117,18 @@ pub fn find<'a>(instructions: impl Iterator<Item = &'a Instruction>, head: Optio
         turns: Vec::new(),
         info: InstructionInfoFactory::new(),
     };
+    let head = parts.first().filter(|_| loops).map(|head| head.rip);
     let mut count = 0;
-    for (number, instruction) in instructions.enumerate() {
-        if head.is_some_and(|head| leads_to(instruction, head)) {
-            walk.turns.push(walk.total);
+    for part in parts {
+        for instruction in &part.instructions {
+            walk.step(count, instruction);
+            count += 1;
         }
-        walk.step(number, instruction);
-        count = number + 1;
+        let Some(last) = part.instructions.last() else { continue };
+        let around = matches!(part.follow, Follow::Around { .. });
+        if head.is_some_and(|head| around || leads_to(last, head)) {
+            walk.turns.push((count as u32 - 1, walk.total));
+        }
     }
     let mut groups: Vec<(Group, bool)> = std::mem::take(&mut walk.groups)
         .into_iter()
@@ -148,15 +154,19 @@ pub fn find<'a>(instructions: impl Iterator<Item = &'a Instruction>, head: Optio
             lasting.push(Lasting { through: group.through, disp, member: window });
         }
     }
-    Windows { members, lasting, turns: !walk.turns.is_empty() }
+    let turns = walk.turns.iter().map(|(number, _)| *number).collect();
+    Windows { members, lasting, turns }
 }
 
-/// Whether an instruction is a branch to this address.
+/// Whether an instruction is a branch to this address, or one past which what comes next lies there.
 fn leads_to(instruction: &Instruction, target: u64) -> bool {
-    matches!(instruction.flow_control(), FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch)
-        && instruction.op_count() == 1
-        && instruction.op0_kind() == OpKind::NearBranch64
-        && instruction.near_branch_target() == target
+    let near = instruction.op_count() == 1 && instruction.op0_kind() == OpKind::NearBranch64;
+    let taken = near && instruction.near_branch_target() == target;
+    match instruction.flow_control() {
+        FlowControl::UnconditionalBranch => taken,
+        FlowControl::ConditionalBranch => taken || instruction.next_ip() == target,
+        _ => false,
+    }
 }
 
 impl Walk {
@@ -165,7 +175,7 @@ impl Walk {
         let fits = group.since.is_some_and(|since| i32::try_from(group.first + since).is_ok());
         fits && !self.turns.is_empty()
             && group.through.distance(&self.total).is_some()
-            && self.turns.iter().all(|total| group.through.distance(total) == Some(0))
+            && self.turns.iter().all(|(_, total)| group.through.distance(total) == Some(0))
     }
 
     fn step(&mut self, number: usize, instruction: &Instruction) {
@@ -181,8 +191,14 @@ impl Walk {
                 self.go(RSP, 8);
                 self.lose(instruction.op0_register());
             }
-            Mnemonic::Call if of_register => self.access(number, STACK, -8, 8, true),
-            Mnemonic::Ret => self.access(number, STACK, 0, 8, false),
+            Mnemonic::Call if of_register => {
+                self.access(number, STACK, -8, 8, true);
+                self.go(RSP, -8);
+            }
+            Mnemonic::Ret => {
+                self.access(number, STACK, 0, 8, false);
+                self.go(RSP, i64::from(moves));
+            }
             _ => {
                 if is_plain(instruction) {
                     let writes = self.writes_memory(instruction);
