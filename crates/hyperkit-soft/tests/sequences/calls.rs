@@ -13,6 +13,9 @@ use hyperkit_soft::jit::Tiers;
 const UD: u8 = 6;
 const PF: u8 = 14;
 
+/// Both tiers, with traces of what was executed a few times.
+const SOON: Tiers = Tiers { translate_after: Some(3), ..Tiers::BOTH };
+
 const STACK_TOP: u64 = layout::STACK + 2 * layout::PAGE;
 
 /// A program that starts with these RSP, R14 and R15.
@@ -32,7 +35,7 @@ fn assembled(
 fn agreed(start: (u64, u64, u64), assemble: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>) -> End {
     let program = assembled(start, assemble);
     let expected = machine::run(&program, Tiers::INTERPRETER);
-    for tiers in [Tiers::FORCED, Tiers { translate_after: Some(3) }, Tiers::BOTH] {
+    for tiers in [Tiers::FORCED, SOON, Tiers::BOTH, Tiers::PLAIN, Tiers::CRAMPED] {
         let got = machine::run(&program, tiers);
         if got != expected {
             panic!("{tiers:?}: {}", crate::difference(&program, &expected, &got));
@@ -119,7 +122,7 @@ fn looks(program: &Program, tiers: Tiers) -> HashMap<u64, (u64, Vec<u64>, u64)> 
 fn between_call_and_return_an_interrupt_finds_what_the_interpreter_has() {
     let program = assembled((STACK_TOP, 0, 0), fibonacci);
     let expected = looks(&program, Tiers::INTERPRETER);
-    let got = looks(&program, Tiers { translate_after: Some(3) });
+    let got = looks(&program, SOON);
     let mut seen = 0;
     for (retired, state) in &got {
         if let Some(expected) = expected.get(retired) {
