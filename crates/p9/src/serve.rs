@@ -134,10 +134,10 @@ fn wait_for_the_end(server: &Server, only_inherited: bool) -> Result<(), Failure
     Ok(())
 }
 
-/// Lets the process have as many descriptors as it may: each file that a client knows is one.
+/// Lets the process have as many descriptors as it may: each file that is open takes one.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    // If it fails, clients may know fewer files, and are told EMFILE beyond.
+    // If it fails, clients may open fewer files, and are told EMFILE beyond.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

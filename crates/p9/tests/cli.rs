@@ -3,8 +3,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 const P9: &str = env!("CARGO_BIN_EXE_p9");
 
@@ -17,10 +17,14 @@ struct Server {
 impl Server {
     /// Serves `share` of a temporary directory, with further arguments.
     fn start(arguments: &[&str]) -> Self {
+        Self::start_by(Command::new(P9), arguments)
+    }
+
+    /// Runs `p9` by a command that ends in its name.
+    fn start_by(mut command: Command, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("share")).unwrap();
         let url = format!("unix://{}", directory.path().join("socket").display());
-        let mut command = Command::new(P9);
         command.arg("serve").args(["--listen", &url]).args(arguments).stderr(Stdio::piped());
         if !arguments.contains(&"--memory") {
             command.arg(directory.path().join("share"));
@@ -168,29 +172,68 @@ fn a_signal_removes_the_socket() {
     assert!(!server.directory.path().join("socket").exists());
 }
 
-#[test]
-fn a_server_is_mounted() {
-    if !Path::new("/dev/fuse").exists() {
-        println!("SKIP: /dev/fuse is not here");
-        return;
-    }
-    for dialect in ["9P2000.L", "9P2000.u"] {
-        let server = Server::start(&[]);
-        fs::write(server.share("there"), "before").unwrap();
-        let mountpoint = tempfile::tempdir().unwrap();
-        let mut mount = Command::new(P9)
-            .args(["mount", &server.url, mountpoint.path().to_str().unwrap(), "--dialect", dialect])
+/// `p9 mount` of a server.
+struct Mounted {
+    child: Child,
+    place: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// `None`, and SKIP is said, where nothing can be mounted.
+    fn start(server: &Server, arguments: &[&str]) -> Option<Self> {
+        if !Path::new("/dev/fuse").exists() {
+            println!("SKIP: /dev/fuse is not here");
+            return None;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let mut child = Command::new(P9)
+            .args(["mount", &server.url, place.path().to_str().unwrap()])
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(mount.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
         if !line.contains("is mounted") {
             println!("SKIP: nothing can be mounted here: {line}");
-            mount.wait().unwrap();
-            return;
+            child.wait().unwrap();
+            return None;
         }
-        let at = |name: &str| mountpoint.path().join(name);
+        Some(Self { child, place })
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn end(mut self) {
+        assert!(self.terminate().success());
+        assert_eq!(fs::read_dir(self.place.path()).unwrap().count(), 0, "it is unmounted");
+    }
+
+    fn terminate(&mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Mounted {
+    /// A mount that is left behind would hang whoever looks at it.
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.terminate();
+        }
+    }
+}
+
+#[test]
+fn a_server_is_mounted() {
+    for dialect in ["9P2000.L", "9P2000.u"] {
+        let server = Server::start(&[]);
+        fs::write(server.share("there"), "before").unwrap();
+        let Some(mounted) = Mounted::start(&server, &["--dialect", dialect]) else { return };
+        let at = |name: &str| mounted.at(name);
         assert_eq!(fs::read_to_string(at("there")).unwrap(), "before");
         fs::create_dir(at("d")).unwrap();
         fs::write(at("d/new"), "through the mount").unwrap();
@@ -198,12 +241,44 @@ fn a_server_is_mounted() {
         assert_eq!(fs::read_to_string(server.share("d/renamed")).unwrap(), "through the mount");
         std::os::unix::fs::symlink("d/renamed", at("link")).unwrap();
         assert_eq!(fs::read_to_string(at("link")).unwrap(), "through the mount");
-        let names = fs::read_dir(mountpoint.path()).unwrap().count();
-        assert_eq!(names, 3);
+        assert_eq!(fs::read_dir(at("")).unwrap().count(), 3);
         fs::remove_file(at("d/renamed")).unwrap();
         fs::remove_dir(at("d")).unwrap();
-        assert!(Command::new("kill").args(["-TERM", &mount.id().to_string()]).status().unwrap().success());
-        assert!(mount.wait().unwrap().success());
-        assert_eq!(fs::read_dir(mountpoint.path()).unwrap().count(), 0, "it is unmounted");
+        mounted.end();
     }
+}
+
+/// The kernel holds a fid for each file that it remembers, and remembers as many as it likes.
+#[test]
+fn more_files_are_known_than_the_server_may_have_open() {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 128 && exec \"$0\" \"$@\"", P9]);
+    let server = Server::start_by(limited, &[]);
+    for directory in 0..20 {
+        fs::create_dir(server.share(&format!("d{directory}"))).unwrap();
+        for file in 0..100 {
+            fs::write(server.share(&format!("d{directory}/{file}")), format!("{directory} {file}")).unwrap();
+        }
+    }
+    let Some(mounted) = Mounted::start(&server, &[]) else { return };
+    let files = |place: &Path| {
+        let find = Command::new("find").arg(place).args(["-type", "f", "-size", "1"]).output().unwrap();
+        assert!(find.status.success(), "{}", String::from_utf8_lossy(&find.stderr));
+        String::from_utf8(find.stdout).unwrap().lines().count()
+    };
+    assert_eq!(files(&mounted.at("")), 2000);
+    fs::rename(mounted.at("d7"), mounted.at("d8/moved")).unwrap();
+    for file in 0..100 {
+        let content = fs::read_to_string(mounted.at(&format!("d8/moved/{file}"))).unwrap();
+        assert_eq!(content, format!("7 {file}"));
+    }
+    // What the host moves is found where it is now.
+    let deep = mounted.at("d8/moved/50");
+    assert_eq!(files(&mounted.at("")), 2000);
+    fs::rename(server.share("d8/moved"), server.share("d9/back")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert!(!deep.exists(), "attributes may be a second old, not older");
+    assert_eq!(fs::read_to_string(mounted.at("d9/back/50")).unwrap(), "7 50");
+    assert_eq!(files(&mounted.at("")), 2000);
+    mounted.end();
 }

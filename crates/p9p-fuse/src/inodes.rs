@@ -66,8 +66,13 @@ impl Inodes {
     }
 
     /// Counts that the kernel is told of `node` as `name` of `parent`, and returns its number.
+    ///
+    /// A file found under another name than before has this node from now on: a service that finds files by name may
+    /// not find the former one's any more.
     pub fn remember(&self, node: Arc<dyn Node>, parent: u64, name: &[u8]) -> u64 {
         let key = key(node.qid());
+        // Forgetting a node may close a file: not under the lock.
+        let _former;
         let mut table = self.lock();
         if let Some(id) = table.by_key.get(&key).copied()
             && let Some(inode) = table.by_id.get_mut(&id)
@@ -76,6 +81,7 @@ impl Inodes {
             if inode.parent != parent || *inode.name != *name {
                 inode.parent = parent;
                 inode.name = name.into();
+                _former = std::mem::replace(&mut inode.node, node);
             }
             return id;
         }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, statat};
@@ -9,6 +10,9 @@ use rustix::path::DecInt;
 
 use super::Share;
 use super::identity::{FileKey, stat};
+use super::node::Client;
+use super::overrule::SEARCH;
+use super::place::{Identity, Place};
 use crate::errno::Errno;
 use crate::filesystem::Answer;
 
@@ -37,6 +41,11 @@ impl<'a> Name<'a> {
     /// For system calls.
     pub fn as_os_str(self) -> &'a OsStr {
         self.0
+    }
+
+    /// As the client sent it.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0.as_bytes()
     }
 }
 
@@ -69,9 +78,52 @@ const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Share {
+    /// An `O_PATH` descriptor of an entry of `directory`.
+    pub(super) fn open_entry(&self, client: Client, directory: &OwnedFd, name: Name<'_>) -> Answer<OwnedFd> {
+        let open = || self.resolver.open(directory, name);
+        self.with_rights(client, directory, SEARCH, || self.with_room(open))
+    }
+
     /// Opens the file behind a descriptor once more, with `flags`.
-    pub(super) fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Answer<OwnedFd> {
-        Ok(openat(&self.proc_fds, DecInt::from_fd(fd), flags | OFlags::CLOEXEC, Mode::empty())?)
+    pub(super) fn reopen(&self, fd: &OwnedFd, flags: OFlags) -> Answer<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        self.with_room(|| Ok(openat(&self.proc_fds, DecInt::from_fd(fd), flags, Mode::empty())?))
+    }
+
+    /// Makes `open`, and once more if descriptors ran out and some were in no use.
+    fn with_room<T>(&self, open: impl Fn() -> Answer<T>) -> Answer<T> {
+        match open() {
+            Err(Errno::EMFILE | Errno::ENFILE) if self.places.close_idle() => open(),
+            other => other,
+        }
+    }
+
+    /// The descriptor of a file, found again from the nearest directory above that has one.
+    pub(super) fn fd_of(&self, client: Client, place: &Arc<Place>) -> Answer<Arc<OwnedFd>> {
+        if let Some(fd) = place.fd() {
+            return Ok(fd);
+        }
+        let mut closed = Vec::new();
+        let mut place = Arc::clone(place);
+        let mut fd = loop {
+            if let Some(fd) = place.fd() {
+                break fd;
+            }
+            let at = place.at().ok_or(Errno::ESTALE)?;
+            closed.push((place, at.name));
+            place = at.directory;
+        };
+        while let Some((place, name)) = closed.pop() {
+            let found = match self.open_entry(client, &fd, Name::new(&name)?) {
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Err(Errno::ESTALE),
+                found => found?,
+            };
+            if Identity::of(&stat(&found)?) != place.identity {
+                return Err(Errno::ESTALE);
+            }
+            fd = place.reopened(Arc::new(found));
+        }
+        Ok(fd)
     }
 
     /// The directory above `directory`, which is not the root.

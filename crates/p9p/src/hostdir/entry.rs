@@ -11,9 +11,12 @@ use rustix::fs::{
 };
 use rustix::path::DecInt;
 
+use super::Share;
 use super::confined::Name;
+use super::identity::{FileKey, stat};
 use super::node::HostNode;
 use super::overrule::CHANGE;
+use super::place::{At, Place};
 use crate::errno::Errno;
 use crate::filesystem::{Answer, Created, Node, NodeSpec, OpenFlags};
 use crate::qid::Qid;
@@ -61,7 +64,7 @@ fn settle(parent: &HostNode, new: &OwnedFd, mode: Option<u32>, gid: u32) -> Answ
 /// Settles the entry that was just made and returns its qid.
 fn settle_entry(parent: &HostNode, name: Name<'_>, mode: Option<u32>, gid: u32) -> Answer<Qid> {
     let node = parent.find(name)?;
-    settle(parent, &node.fd, mode, gid)?;
+    settle(parent, &*node.fd()?, mode, gid)?;
     Ok(node.qid)
 }
 
@@ -74,21 +77,10 @@ pub(super) fn create(
     gid: u32,
 ) -> Answer<Created> {
     let name = writable(parent, name)?;
-    let exclusive = host_flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     for _ in 0..CREATE_ATTEMPTS {
-        let made = parent.with_rights(CHANGE, || {
-            Ok(openat(&parent.fd, name.as_os_str(), exclusive, Mode::from_raw_mode(mode & 0o7777))?)
-        });
-        match made {
-            Ok(fd) => {
-                let fd = Arc::new(fd);
-                settle(parent, &fd, Some(mode), gid)?;
-                let node = HostNode::adopt(&parent.share, parent.client, Arc::clone(&fd))?;
-                let file = node.open_file(fd, flags);
-                return Ok(Created { node, file });
-            }
+        match make_file(parent, name, (flags, host_flags), mode, gid) {
             Err(Errno::EEXIST) if !flags.contains(OpenFlags::EXCL) => {}
-            Err(errno) => return Err(errno),
+            made => return made,
         }
         match parent.find(name) {
             Ok(node) => {
@@ -102,11 +94,32 @@ pub(super) fn create(
     Err(Errno::ESTALE)
 }
 
+/// Creates a regular file that is not there yet.
+fn make_file(
+    parent: &HostNode,
+    name: Name<'_>,
+    (flags, host_flags): (OpenFlags, OFlags),
+    mode: u32,
+    gid: u32,
+) -> Answer<Created> {
+    let exclusive = host_flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    let host_mode = Mode::from_raw_mode(mode & 0o7777);
+    let mut open = None;
+    let node = parent.adopt(name, |directory| {
+        let make = || Ok(openat(directory, name.as_os_str(), exclusive, host_mode)?);
+        let fd = parent.share.with_rights(parent.client, directory, CHANGE, make)?;
+        settle(parent, &fd, Some(mode), gid)?;
+        Ok(Arc::clone(open.insert(Arc::new(fd))))
+    })?;
+    let file = node.open_file(open.ok_or(Errno::EIO)?, flags)?;
+    Ok(Created { node, file })
+}
+
 /// mkdir(2).
 pub(super) fn make_directory(parent: &HostNode, name: &[u8], mode: u32, gid: u32) -> Answer<Qid> {
     let name = writable(parent, name)?;
     let host_mode = Mode::from_raw_mode(mode & 0o7777);
-    parent.with_rights(CHANGE, || Ok(mkdirat(&parent.fd, name.as_os_str(), host_mode)?))?;
+    parent.with_rights(CHANGE, |fd| Ok(mkdirat(fd, name.as_os_str(), host_mode)?))?;
     settle_entry(parent, name, Some(mode), gid)
 }
 
@@ -120,7 +133,7 @@ pub(super) fn make_symlink(parent: &HostNode, name: &[u8], target: &[u8], gid: u
         _ => {}
     }
     let target = OsStr::from_bytes(target);
-    parent.with_rights(CHANGE, || Ok(symlinkat(target, &parent.fd, name.as_os_str())?))?;
+    parent.with_rights(CHANGE, |fd| Ok(symlinkat(target, fd, name.as_os_str())?))?;
     settle_entry(parent, name, None, gid)
 }
 
@@ -135,23 +148,49 @@ pub(super) fn make_node(parent: &HostNode, name: &[u8], spec: &NodeSpec) -> Answ
         _ => return Err(Errno::EINVAL),
     };
     let host_mode = Mode::from_raw_mode(spec.mode & 0o7777);
-    parent.with_rights(CHANGE, || Ok(mknodat(&parent.fd, name.as_os_str(), kind, host_mode, 0)?))?;
+    parent.with_rights(CHANGE, |fd| Ok(mknodat(fd, name.as_os_str(), kind, host_mode, 0)?))?;
     settle_entry(parent, name, Some(spec.mode), spec.gid)
 }
 
 /// link(2), of a symbolic link the link itself.
 pub(super) fn link(parent: &HostNode, target: &HostNode, name: &[u8]) -> Answer<()> {
     let name = writable(parent, name)?;
-    parent.with_rights(CHANGE, || {
-        let follow = AtFlags::SYMLINK_FOLLOW;
-        Ok(linkat(
-            &target.share.proc_fds,
-            DecInt::from_fd(&*target.fd),
-            &parent.fd,
-            name.as_os_str(),
-            follow,
-        )?)
+    let target_fd = target.fd()?;
+    parent.with_rights(CHANGE, |fd| {
+        let (links, target) = (&target.share.proc_fds, DecInt::from_fd(&*target_fd));
+        Ok(linkat(links, target, fd, name.as_os_str(), AtFlags::SYMLINK_FOLLOW)?)
     })
+}
+
+/// An entry, by its directory and name.
+type Entry<'a> = (FileKey, &'a [u8]);
+
+/// What fids know at an entry that is about to be renamed or removed, with its descriptor: without a name it could not be
+/// found again.
+fn hold(node: &HostNode, (directory, name): Entry<'_>) -> Option<(Arc<Place>, Arc<OwnedFd>)> {
+    let place = node.share.places.entry(directory, name)?;
+    // One that was lost already stays so.
+    let fd = node.share.fd_of(node.client, &place).ok()?;
+    Some((place, fd))
+}
+
+/// Notes that an entry is gone.
+fn forget(share: &Share, (directory, name): Entry<'_>) {
+    share.places.count_move();
+    if let Some(place) = share.places.entry(directory, name) {
+        share.places.settle(&place, None);
+    }
+}
+
+/// Notes that an entry was moved, to where another may have been.
+fn follow((directory, name): Entry<'_>, new: &HostNode, new_name: Name<'_>) {
+    if (directory, name) == (new.key, new_name.as_bytes()) {
+        return;
+    }
+    forget(&new.share, (new.key, new_name.as_bytes()));
+    if let Some(place) = new.share.places.entry(directory, name) {
+        new.share.places.settle(&place, Some(At::new(&new.place, new_name)));
+    }
 }
 
 /// renameat2(2).
@@ -164,32 +203,48 @@ pub(super) fn rename(
 ) -> Answer<()> {
     let old_name = writable(old, old_name)?;
     let new_name = writable(new, new_name)?;
-    let (old_fd, new_fd) = (&old.fd, &new.fd);
-    let rename = || Ok(renameat_with(old_fd, old_name.as_os_str(), new_fd, new_name.as_os_str(), flags)?);
-    match old.with_rights(CHANGE, rename) {
-        Err(Errno::EACCES) if old.key != new.key => new.with_rights(CHANGE, rename),
-        result => result,
+    let _held = (hold(old, (old.key, old_name.as_bytes())), hold(new, (new.key, new_name.as_bytes())));
+    let (old_fd, new_fd) = (old.fd()?, new.fd()?);
+    let rename = || Ok(renameat_with(&old_fd, old_name.as_os_str(), &new_fd, new_name.as_os_str(), flags)?);
+    match old.with_rights(CHANGE, |_| rename()) {
+        Err(Errno::EACCES) if old.key != new.key => new.with_rights(CHANGE, |_| rename())?,
+        result => result?,
     }
+    follow((old.key, old_name.as_bytes()), new, new_name);
+    Ok(())
 }
 
 /// rename(2) of what a node is, wherever it is now.
 pub(super) fn rename_node(node: &HostNode, directory: &HostNode, new_name: &[u8]) -> Answer<()> {
     let new_name = writable(directory, new_name)?;
-    let (parent, name) = node.share.locate(&node.fd, node.key)?;
-    Ok(renameat(&parent, OsStr::from_bytes(&name), &directory.fd, new_name.as_os_str())?)
+    let (fd, directory_fd) = (node.fd()?, directory.fd()?);
+    let (parent, name) = node.share.locate(&fd, node.key)?;
+    let parent_key = FileKey::of(&stat(&parent)?);
+    let _held = (hold(node, (parent_key, &name)), hold(directory, (directory.key, new_name.as_bytes())));
+    renameat(&parent, OsStr::from_bytes(&name), &directory_fd, new_name.as_os_str())?;
+    follow((parent_key, &name), directory, new_name);
+    Ok(())
 }
 
 /// unlink(2) or rmdir(2).
 pub(super) fn unlink(parent: &HostNode, name: &[u8], is_directory: bool) -> Answer<()> {
     let name = writable(parent, name)?;
-    parent.with_rights(CHANGE, || Ok(unlinkat(&parent.fd, name.as_os_str(), removal(is_directory))?))
+    let _held = hold(parent, (parent.key, name.as_bytes()));
+    parent.with_rights(CHANGE, |fd| Ok(unlinkat(fd, name.as_os_str(), removal(is_directory))?))?;
+    forget(&parent.share, (parent.key, name.as_bytes()));
+    Ok(())
 }
 
 /// unlink(2) or rmdir(2) of what a node is, wherever it is now.
 pub(super) fn remove_node(node: &HostNode, is_directory: bool) -> Answer<()> {
     node.share.check_writable()?;
-    let (parent, name) = node.share.locate(&node.fd, node.key)?;
-    Ok(unlinkat(&parent, OsStr::from_bytes(&name), removal(is_directory))?)
+    let fd = node.fd()?;
+    let (parent, name) = node.share.locate(&fd, node.key)?;
+    let parent_key = FileKey::of(&stat(&parent)?);
+    let _held = hold(node, (parent_key, &name));
+    unlinkat(&parent, OsStr::from_bytes(&name), removal(is_directory))?;
+    forget(&node.share, (parent_key, &name));
+    Ok(())
 }
 
 fn removal(is_directory: bool) -> AtFlags {

@@ -22,6 +22,9 @@ pub(super) struct HostFile {
     pub fd: Arc<OwnedFd>,
     pub writes: bool,
     pub locker: Locker,
+    /// The node's, which is not closed as long as the file is open: it may lose its name meanwhile.
+    #[expect(dead_code, reason = "only held")]
+    pub node: Arc<OwnedFd>,
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, OsErrno>) -> Answer<T> {
@@ -64,6 +67,9 @@ pub(super) struct HostDirectory {
     /// The cookie at which the kernel stands. Going on from there needs no seek, which some file systems answer with
     /// other entries once files were removed.
     pub position: Mutex<Option<u64>>,
+    /// As [`HostFile::node`].
+    #[expect(dead_code, reason = "only held")]
+    pub node: Arc<OwnedFd>,
 }
 
 impl HostDirectory {

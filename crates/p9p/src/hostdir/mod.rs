@@ -6,7 +6,7 @@
 //! neither names, nor links, nor renames in between lead out. FIFOs, sockets and devices are never opened.
 //!
 //! Files are opened again from their `O_PATH` descriptor through `/proc/self/fd`, which is what keeps a removed or
-//! renamed file usable through its fid.
+//! renamed file usable through its fid. Descriptors are fewer than fids: see `place`.
 //!
 //! Locks are kept here, between the clients of one [`HostDir`]: processes of the host do not see them.
 
@@ -18,6 +18,7 @@ mod locks;
 mod node;
 mod overrule;
 mod ownership;
+mod place;
 #[cfg(test)]
 mod tests;
 mod xattr;
@@ -37,6 +38,7 @@ use identity::{Devices, FileKey};
 use locks::LockTable;
 use node::HostNode;
 pub use ownership::Ownership;
+use place::Places;
 
 /// Why a host directory cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +80,7 @@ struct Share {
     /// `/proc/self/fd`.
     proc_fds: OwnedFd,
     resolver: Resolver,
+    places: Arc<Places>,
     read_only: bool,
     ownership: Ownership,
     /// Whether this process may give files away.
@@ -125,6 +128,7 @@ impl HostDir {
         let effective = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let share = Share {
             resolver: Resolver::probe(&root),
+            places: Places::new(),
             root: Arc::new(root),
             root_key,
             proc_fds,

@@ -1,4 +1,4 @@
-//! A file of a share as a client's fid sees it: an `O_PATH` descriptor that follows the file wherever it is renamed to.
+//! A file of a share as a client's fid sees it; it follows the file wherever it is renamed to.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fd::OwnedFd;
 use rustix::fs::{
     AtFlags, Mode, OFlags, RenameFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW,
-    UTIME_OMIT, fstatfs, ftruncate, openat, readlinkat, utimensat,
+    UTIME_OMIT, fstatfs, ftruncate, openat, readlinkat, statat, utimensat,
 };
 use rustix::path::DecInt;
 
@@ -17,6 +17,7 @@ use super::file::{HostDirectory, HostFile};
 use super::identity::{FileKey, stat};
 use super::locks::Locker;
 use super::overrule;
+use super::place::{At, Identity, Place};
 use super::xattr;
 use crate::errno::Errno;
 use crate::filesystem::{Answer, Created, Node, NodeSpec, OpenFile, OpenFlags, XattrFlags};
@@ -32,8 +33,7 @@ const S_IFLNK: u32 = 0o120_000;
 /// A file of any kind.
 pub(super) struct HostNode {
     pub share: Arc<Share>,
-    /// `O_PATH`, or for a file that was created through this fid, the open file itself.
-    pub fd: Arc<OwnedFd>,
+    pub place: Arc<Place>,
     pub key: FileKey,
     pub qid: Qid,
     /// Type bits of `st_mode`, which never change.
@@ -55,21 +55,81 @@ impl HostNode {
     /// The root for a new attach.
     pub fn root(share: &Arc<Share>, uid: u32) -> Answer<Arc<dyn Node>> {
         let client = Client { attach: share.fresh_id(), uid };
-        Ok(Self::adopt(share, client, Arc::clone(&share.root))?)
+        Ok(Self::kept(share, client, Arc::clone(&share.root))?)
     }
 
-    /// A node for an open descriptor.
-    pub fn adopt(share: &Arc<Share>, client: Client, fd: Arc<OwnedFd>) -> Answer<Arc<Self>> {
-        let stat = stat(&fd)?;
-        let qid = share.devices.qid(&stat);
+    fn new(share: &Arc<Share>, client: Client, place: Arc<Place>, stat: &Statx) -> Arc<Self> {
+        let key = place.identity.key;
+        let qid = share.devices.qid(stat);
         let kind = u32::from(stat.stx_mode) & S_IFMT;
-        Ok(Arc::new(Self { share: Arc::clone(share), fd, key: FileKey::of(&stat), qid, kind, client }))
+        Arc::new(Self { share: Arc::clone(share), place, key, qid, kind, client })
+    }
+
+    /// A node for an open descriptor that is kept.
+    fn kept(share: &Arc<Share>, client: Client, fd: Arc<OwnedFd>) -> Answer<Arc<Self>> {
+        let stat = stat(&fd)?;
+        Ok(Self::new(share, client, share.places.kept(Identity::of(&stat), fd), &stat))
+    }
+
+    /// Another node for this file, as it is now.
+    fn again(&self) -> Answer<Arc<Self>> {
+        Ok(Self::new(&self.share, self.client, Arc::clone(&self.place), &stat(&*self.fd()?)?))
+    }
+
+    /// A node for the entry `name` of this directory, which `open` opens or makes: by an `O_PATH` descriptor or, of a
+    /// file just made, the open file's own.
+    pub fn adopt(
+        &self,
+        name: Name<'_>,
+        open: impl FnOnce(&OwnedFd) -> Answer<Arc<OwnedFd>>,
+    ) -> Answer<Arc<Self>> {
+        let places = &self.share.places;
+        let directory = self.fd()?;
+        let moves = places.moves();
+        let fd = open(&directory)?;
+        let stat = stat(&fd)?;
+        let at = At::new(&self.place, name);
+        let node = Self::new(&self.share, self.client, places.found(Identity::of(&stat), fd, at), &stat);
+        if places.moves() != moves {
+            // It may have been renamed or removed before it was noted.
+            let found = statat(&directory, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
+            if !found.is_ok_and(|found| FileKey::of_plain(&found) == node.key) {
+                places.settle(&node.place, None);
+            }
+        }
+        Ok(node)
     }
 
     /// The node of an entry of this directory.
     pub fn find(&self, name: Name<'_>) -> Answer<Arc<Self>> {
-        let fd = self.with_rights(overrule::SEARCH, || self.share.resolver.open(&self.fd, name))?;
-        Self::adopt(&self.share, self.client, Arc::new(fd))
+        self.adopt(name, |fd| Ok(Arc::new(self.share.open_entry(self.client, fd, name)?)))
+    }
+
+    /// The directory above this one, which is not the root.
+    fn parent(&self) -> Answer<Arc<Self>> {
+        let fd = Arc::new(self.share.parent_of(&*self.fd()?)?);
+        let parent = Self::kept(&self.share, self.client, fd)?;
+        match self.place.at() {
+            // Not one more descriptor that is kept.
+            Some(At { directory, .. }) if directory.identity == parent.place.identity => {
+                Ok(Self::new(&self.share, self.client, directory, &stat(&*parent.fd()?)?))
+            }
+            _ => Ok(parent),
+        }
+    }
+
+    /// The descriptor, to be held for one call or as long as the file is open.
+    ///
+    /// # Errors
+    /// ESTALE when the descriptor was closed and the file is no longer where it was.
+    pub fn fd(&self) -> Answer<Arc<OwnedFd>> {
+        self.share.fd_of(self.client, &self.place)
+    }
+
+    /// [`Share::with_rights`] on this file.
+    pub fn with_rights<T>(&self, bits: u32, call: impl Fn(&OwnedFd) -> Answer<T>) -> Answer<T> {
+        let fd = self.fd()?;
+        self.share.with_rights(self.client, &fd, bits, || call(&fd))
     }
 
     /// ENOTDIR unless it is a directory.
@@ -88,8 +148,8 @@ impl HostNode {
     }
 
     /// An open regular file for a descriptor that was opened with `flags`.
-    pub fn open_file(&self, fd: Arc<OwnedFd>, flags: OpenFlags) -> Arc<dyn OpenFile> {
-        Arc::new(HostFile { fd, writes: flags.writes(), locker: self.locker() })
+    pub fn open_file(&self, fd: Arc<OwnedFd>, flags: OpenFlags) -> Answer<Arc<dyn OpenFile>> {
+        Ok(Arc::new(HostFile { fd, writes: flags.writes(), locker: self.locker(), node: self.fd()? }))
     }
 
     fn open_directory(&self, flags: OpenFlags) -> Answer<Arc<dyn OpenFile>> {
@@ -97,14 +157,15 @@ impl HostNode {
             return Err(Errno::EISDIR);
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = self.with_rights(overrule::LIST, || Ok(openat(&self.fd, ".", flags, Mode::empty())?))?;
+        let fd = self.with_rights(overrule::LIST, |fd| Ok(openat(fd, ".", flags, Mode::empty())?))?;
         let (share, locker) = (Arc::clone(&self.share), self.locker());
-        Ok(Arc::new(HostDirectory { fd, share, key: self.key, locker, position: Mutex::new(Some(0)) }))
+        let position = Mutex::new(Some(0));
+        Ok(Arc::new(HostDirectory { fd, share, key: self.key, locker, position, node: self.fd()? }))
     }
 
     /// Opens this regular file with `flags`.
     fn reopen(&self, flags: OFlags) -> Answer<OwnedFd> {
-        self.with_rights(overrule::READ_WRITE, || self.share.reopen(&self.fd, flags))
+        self.with_rights(overrule::READ_WRITE, |fd| self.share.reopen(fd, flags))
     }
 
     fn set_size(&self, size: u64, open: Option<&dyn OpenFile>) -> Answer<()> {
@@ -128,10 +189,11 @@ impl HostNode {
         if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
             return Err(Errno::EINVAL);
         }
-        match entry::give(&self.fd, uid, gid) {
+        let fd = self.fd()?;
+        match entry::give(&fd, uid, gid) {
             Err(errno) if !self.share.privileged && ownership.forgives(errno) => {
                 // Only on files that are this user's: see `Ownership::Mapped`.
-                if stat(&self.fd)?.stx_uid == self.share.effective.0 { Ok(()) } else { Err(errno) }
+                if stat(&fd)?.stx_uid == self.share.effective.0 { Ok(()) } else { Err(errno) }
             }
             other => other,
         }
@@ -151,7 +213,7 @@ impl HostNode {
                 change.mtime,
             )?,
         };
-        Ok(utimensat(&self.share.proc_fds, DecInt::from_fd(&*self.fd), &times, AtFlags::empty())?)
+        Ok(utimensat(&self.share.proc_fds, DecInt::from_fd(&*self.fd()?), &times, AtFlags::empty())?)
     }
 }
 
@@ -198,18 +260,17 @@ impl Node for HostNode {
 
     fn walk(&self, name: &[u8]) -> Answer<Arc<dyn Node>> {
         self.check_directory()?;
-        let fd = match name {
+        Ok(match name {
             // walk(5) has clients leave it out; diod's do not.
-            b"." => Arc::clone(&self.fd),
-            b".." if self.key == self.share.root_key => Arc::clone(&self.share.root),
-            b".." => Arc::new(self.share.parent_of(&self.fd)?),
-            name => return Ok(self.find(Name::new(name)?)?),
-        };
-        Ok(Self::adopt(&self.share, self.client, fd)?)
+            b"." => self.again()?,
+            b".." if self.key == self.share.root_key => self.again()?,
+            b".." => self.parent()?,
+            name => self.find(Name::new(name)?)?,
+        })
     }
 
     fn attributes(&self, _mask: u64) -> Answer<Attributes> {
-        let stat = stat(&self.fd)?;
+        let stat = stat(&*self.fd()?)?;
         Ok(attributes_of(&self.share, &stat))
     }
 
@@ -228,7 +289,7 @@ impl Node for HostNode {
                 return Err(Errno::EOPNOTSUPP);
             }
             let _modes = self.share.modes.lock().unwrap_or_else(PoisonError::into_inner);
-            self.change_mode(change.mode)?;
+            self.share.change_mode(&*self.fd()?, change.mode)?;
         }
         // A truncation sets mtime to now by itself.
         let times = change.valid & (setattr::ATIME | setattr::MTIME);
@@ -248,7 +309,7 @@ impl Node for HostNode {
                     self.share.check_writable()?;
                 }
                 let fd = self.reopen(host_flags(flags)?)?;
-                Ok(self.open_file(Arc::new(fd), flags))
+                self.open_file(Arc::new(fd), flags)
             }
             S_IFLNK => Err(Errno::ELOOP),
             // The client's kernel handles these itself; opening them here could wait for ever.
@@ -264,7 +325,7 @@ impl Node for HostNode {
         if self.kind != S_IFLNK {
             return Err(Errno::EINVAL);
         }
-        Ok(readlinkat(&self.fd, "", Vec::new())?.into_bytes())
+        Ok(readlinkat(&*self.fd()?, "", Vec::new())?.into_bytes())
     }
 
     fn make_directory(&self, name: &[u8], mode: u32, gid: u32) -> Answer<Qid> {
@@ -304,7 +365,7 @@ impl Node for HostNode {
     }
 
     fn statfs(&self) -> Answer<StatFs> {
-        let totals = fstatfs(&*self.fd)?;
+        let totals = fstatfs(&*self.fd()?)?;
         Ok(StatFs {
             kind: StatFs::V9FS_MAGIC,
             block_size: totals.f_bsize.try_into().unwrap_or(4096),
@@ -319,16 +380,16 @@ impl Node for HostNode {
     }
 
     fn xattr(&self, name: &[u8]) -> Answer<Vec<u8>> {
-        xattr::value(&self.fd, name)
+        xattr::value(&*self.fd()?, name)
     }
 
     fn xattr_names(&self) -> Answer<Vec<u8>> {
-        xattr::names(&self.fd)
+        xattr::names(&*self.fd()?)
     }
 
     fn set_xattr(&self, name: &[u8], value: Option<&[u8]>, flags: XattrFlags) -> Answer<()> {
         self.share.check_writable()?;
-        xattr::set(&self.fd, name, value, flags)
+        xattr::set(&*self.fd()?, name, value, flags)
     }
 }
 

@@ -9,11 +9,13 @@
 
 use std::sync::PoisonError;
 
+use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, chmodat};
 use rustix::path::DecInt;
 
+use super::Share;
 use super::identity::stat;
-use super::node::HostNode;
+use super::node::Client;
 use super::ownership::Ownership;
 use crate::errno::Errno;
 use crate::filesystem::Answer;
@@ -27,43 +29,49 @@ pub(super) const SEARCH: u32 = 0o100;
 /// What making and removing entries of a directory needs.
 pub(super) const CHANGE: u32 = 0o300;
 
-impl HostNode {
-    /// Makes `call`, which needs `bits` of this file's owner, and repeats it with them if it fails without them.
-    pub(super) fn with_rights<T>(&self, bits: u32, call: impl Fn() -> Answer<T>) -> Answer<T> {
+impl Share {
+    /// Makes `call`, which needs `bits` of the owner of the file behind `fd`, and repeats it with them if it fails
+    /// without them.
+    pub(super) fn with_rights<T>(
+        &self,
+        client: Client,
+        fd: &OwnedFd,
+        bits: u32,
+        call: impl Fn() -> Answer<T>,
+    ) -> Answer<T> {
         match call() {
-            Err(Errno::EACCES) if self.stands_for_the_user() => self.overrule(bits, call),
+            Err(Errno::EACCES) if self.stands_for_the_user(client) => self.overrule(fd, bits, call),
             other => other,
         }
     }
 
-    fn stands_for_the_user(&self) -> bool {
-        let share = &self.share;
+    fn stands_for_the_user(&self, client: Client) -> bool {
         let mapped =
-            matches!(share.ownership, Ownership::Mapped { host_uid, .. } if host_uid == share.effective.0);
+            matches!(self.ownership, Ownership::Mapped { host_uid, .. } if host_uid == self.effective.0);
         // Linux attaches without a number where one attach is for all its users (access=any); it holds them to the
         // modes itself then.
-        let root = matches!(self.client.uid, 0 | u32::MAX);
-        mapped && root && !share.privileged && !share.read_only
+        let root = matches!(client.uid, 0 | u32::MAX);
+        mapped && root && !self.privileged && !self.read_only
     }
 
-    fn overrule<T>(&self, bits: u32, call: impl Fn() -> Answer<T>) -> Answer<T> {
+    fn overrule<T>(&self, fd: &OwnedFd, bits: u32, call: impl Fn() -> Answer<T>) -> Answer<T> {
         // Two at once would take each other's intermediate mode for the file's own.
-        let _modes = self.share.modes.lock().unwrap_or_else(PoisonError::into_inner);
-        let stat = stat(&self.fd)?;
+        let _modes = self.modes.lock().unwrap_or_else(PoisonError::into_inner);
+        let stat = stat(fd)?;
         let mode = u32::from(stat.stx_mode) & 0o7777;
-        if stat.stx_uid != self.share.effective.0 || mode & bits == bits {
+        if stat.stx_uid != self.effective.0 || mode & bits == bits {
             // Not ours to change, or it was something else that refused. It may have gone meanwhile.
             return call();
         }
-        self.change_mode(mode | bits)?;
+        self.change_mode(fd, mode | bits)?;
         let result = call();
-        let restored = self.change_mode(mode);
+        let restored = self.change_mode(fd, mode);
         result.and_then(|value| restored.map(|()| value))
     }
 
-    /// chmod(2) of exactly this file. The caller holds `Share::modes`.
-    pub(super) fn change_mode(&self, mode: u32) -> Answer<()> {
+    /// chmod(2) of exactly this file. The caller holds [`Share::modes`].
+    pub(super) fn change_mode(&self, fd: &OwnedFd, mode: u32) -> Answer<()> {
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        Ok(chmodat(&self.share.proc_fds, DecInt::from_fd(&*self.fd), mode, AtFlags::empty())?)
+        Ok(chmodat(&self.proc_fds, DecInt::from_fd(fd), mode, AtFlags::empty())?)
     }
 }

@@ -210,7 +210,7 @@ fn a_read_that_times_out_is_flushed_and_the_session_goes_on() {
     let (server, news) = stream(false, ServerOptions::default());
     let (ours, theirs) = UnixStream::pair().unwrap();
     server.serve(Socket::from(theirs)).unwrap();
-    let hasty = ConnectOptions { timeout: Some(Duration::from_millis(50)), ..ConnectOptions::default() };
+    let hasty = ConnectOptions { timeout: Some(Duration::from_secs(1)), ..ConnectOptions::default() };
     let connection = Connection::over(Socket::from(ours), &hasty).unwrap();
     let fid = opened(&connection);
     let error = connection.read(fid, 0, &mut [0; 100]).unwrap_err();
