@@ -66,7 +66,7 @@ fn boots(times: usize, cpus: u32) {
             sh(&flags, "grep -c ^processor /proc/cpuinfo; dmesg | grep -ciE 'lockup|stall|BUG:|Oops'").done();
         assert_eq!(done.text(), format!("{cpus}\n0\n"), "boot {n} with {cpus} vCPUs: {}", done.stderr);
     }
-    println!("{times} boots with {cpus} vCPUs: {:.0} s", began.elapsed().as_secs_f64());
+    eprintln!("{times} boots with {cpus} vCPUs: {:.0} s", began.elapsed().as_secs_f64());
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn add_by_files(mount: &Path, name: &str, times: usize) {
         attempt += 1;
         let transaction = branch.join(format!("transactions/{name}-{attempt}"));
         fs::create_dir(&transaction).unwrap();
-        let next = format!("{} {name}\n", number(&fs::read(transaction.join("rw/one")).unwrap()) + 1);
+        let next = format!("{} {name}\n", number(fs::read(transaction.join("rw/one")).unwrap()) + 1);
         fs::write(transaction.join("rw/one"), &next).unwrap();
         fs::write(transaction.join("rw/other/two"), &next).unwrap();
         if fs::write(transaction.join("ctl"), "commit").is_ok() {
@@ -130,7 +130,7 @@ fn updates_are_kept_and_reads_whole(durability: &str) {
         }
     });
     let total = times * if with_fuse { 6 } else { 4 };
-    assert_eq!(number(&start.tree().read("one").unwrap()), total as u64);
+    assert_eq!(number(start.tree().read("one").unwrap()), total as u64);
     let reads = reads.into_inner();
     assert!(reads > 0);
     server.connect().sync().unwrap();

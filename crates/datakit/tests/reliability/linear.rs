@@ -164,7 +164,7 @@ fn histories(durability: &str) {
     }
     let server = Server::start(&world, "socket", &arguments);
     let text = server.connect().branch("main").unwrap().tree().read("one").unwrap();
-    survived.push(number(&String::from_utf8(text).unwrap()));
+    survived.push(number(String::from_utf8(text).unwrap()));
     drop(server);
     fsck(&world.repo);
     let line = line(&world);
