@@ -28,8 +28,9 @@ use crate::reply::Reply;
 pub(crate) const IO_BYTES_MAX: usize = 1 << 20;
 /// A request: a write and its headers.
 const REQUEST_BYTES_MAX: usize = IO_BYTES_MAX + 4096;
-/// Most workers; only calls of the service that block, and are no reads, need more than a few.
-const WORKERS_MAX: usize = 64;
+/// Most workers. Only calls of the service that block need more than a few: those of another machine's files, reads that
+/// wait there among them.
+const WORKERS_MAX: usize = 512;
 /// Most reads that wait at one time.
 const PARKED_MAX: usize = 1 << 17;
 

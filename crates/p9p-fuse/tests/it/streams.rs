@@ -2,14 +2,18 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use p9p::connection::{ConnectOptions, Connection};
 use p9p::filesystem::{Answer, Attach, Cancel, Entries, Node, OpenFile, OpenFlags, wait_for};
+use p9p::net::{Server, ServerOptions, Socket};
 use p9p::qid::{Qid, QidKind};
+use p9p::remote::Remote;
 use p9p::stat::{Attributes, DirectoryEntry, getattr};
 use p9p::{Errno, Filesystem};
 use p9p_fuse::{Caching, Mount, MountOptions};
@@ -204,6 +208,37 @@ fn ten_thousand_reads_wait_without_a_thread_each_and_stall_nobody() {
         assert_eq!(reader.join().unwrap(), b"tick 1\n");
     }
     assert!(within_30_s(|| ticks.n_open() == 0));
+}
+
+/// Such a read occupies a worker: there are a few hundred.
+#[test]
+fn hundreds_of_reads_wait_for_a_server_and_stall_nobody() {
+    const READERS: usize = 300;
+    let ticks = Ticks::default();
+    let server = Server::start(Arc::new(ticks.clone()), ServerOptions::default()).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    server.serve(Socket::from(theirs)).unwrap();
+    let connection = Connection::over(Socket::from(ours), &ConnectOptions::default()).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let options = MountOptions { policy: Arc::new(|_| Caching::STREAM), ..MountOptions::default() };
+    let Some(mount) = mount(&Remote::new(connection, None), place.path(), options) else { return };
+    let path = mount.path().join("ticks");
+    let readers: Vec<_> = (0..READERS)
+        .map(|_| {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                let mut bytes = [0; 64];
+                let count = File::open(path).unwrap().read(&mut bytes).unwrap();
+                bytes[..count].to_vec()
+            })
+        })
+        .collect();
+    assert!(within_30_s(|| ticks.n_waiting() >= READERS), "{}", ticks.n_waiting());
+    assert!(std::fs::metadata(&path).unwrap().is_file());
+    ticks.tick();
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), b"tick 1\n");
+    }
 }
 
 #[test]

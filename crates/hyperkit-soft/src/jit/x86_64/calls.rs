@@ -143,7 +143,8 @@ fn is_near_return(instruction: &Instruction) -> bool {
 struct Inside {
     /// How far RSP is from where it was after the call, if that is known.
     moved: Option<i64>,
-    /// Whether nothing was done since but on registers, and to push and pop them.
+    /// Whether nothing was done since but on registers, and to push them: nothing was loaded, before which another
+    /// processor's store to the return address would have to be seen.
     quiet: bool,
 }
 
@@ -170,7 +171,10 @@ impl Walk {
         let immediate = matches!(instruction.op0_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64);
         match instruction.mnemonic() {
             Mnemonic::Push if register || immediate => self.go(-8),
-            Mnemonic::Pop if register => self.go(8),
+            Mnemonic::Pop if register => {
+                self.go(8);
+                self.inside.iter_mut().for_each(|inside| inside.quiet = false);
+            }
             _ if self.writes_rsp(instruction) => {
                 for inside in &mut self.inside {
                     *inside = Inside { moved: None, quiet: false };
