@@ -1,4 +1,5 @@
-//! Files of 4 GiB and directories of a million entries, with bounded memory: `CORACLE_SOAK=1`; without it 30,000 entries.
+//! Files of 4 GiB and directories of a million entries, with bounded memory: `CORACLE_SOAK=1`, and `--test-threads 1`, as memory is
+//! the whole process's; without it 30,000 entries.
 
 use std::fs::{self, File};
 use std::io::Write;

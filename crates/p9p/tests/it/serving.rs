@@ -207,7 +207,7 @@ fn a_client_that_leaves_ends_what_it_waits_for() {
 
 #[test]
 fn a_read_that_times_out_is_flushed_and_the_session_goes_on() {
-    let (server, news) = stream(false, ServerOptions::default());
+    let (server, news) = stream(true, ServerOptions::default());
     let (ours, theirs) = UnixStream::pair().unwrap();
     server.serve(Socket::from(theirs)).unwrap();
     let hasty = ConnectOptions { timeout: Some(Duration::from_secs(1)), ..ConnectOptions::default() };
@@ -215,6 +215,8 @@ fn a_read_that_times_out_is_flushed_and_the_session_goes_on() {
     let fid = opened(&connection);
     let error = connection.read(fid, 0, &mut [0; 100]).unwrap_err();
     assert_eq!(error.to_string(), "the server did not answer in time");
+    // What is published before the server gave the read up would be that read's.
+    until(|| news.blocked.load(Ordering::SeqCst) == 0);
     news.publish();
     let mut buffer = [0; 100];
     assert_eq!(connection.read(fid, 0, &mut buffer).unwrap(), 4, "nothing was lost by the flush");
