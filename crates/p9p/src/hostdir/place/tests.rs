@@ -133,8 +133,12 @@ fn ten_thousand_directories_one_in_another_are_found_and_let_go() {
     }
     places.close_idle();
     node.make_directory(b"last", 0o755, u32::MAX).unwrap();
-    assert_eq!(inode(&*node.walk(b"last").unwrap()).unwrap(), inode(&*node.walk(b"last").unwrap()).unwrap());
-    drop(node);
+    let last = node.walk(b"last").unwrap();
+    let before = inode(&*last).unwrap();
+    places.close_idle();
+    assert_eq!(open_count(&places), 0);
+    assert_eq!(inode(&*last).unwrap(), before);
+    drop((node, last));
     assert!(places.entries().is_empty());
 }
 
