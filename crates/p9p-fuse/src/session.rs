@@ -31,6 +31,8 @@ const REQUEST_BYTES_MAX: usize = IO_BYTES_MAX + 4096;
 /// Most workers. Only calls of the service that block need more than a few: those of another machine's files, reads that
 /// wait there among them.
 const WORKERS_MAX: usize = 512;
+/// Workers that wait for a request: what a burst leaves beyond these ends, and its buffers with it.
+const IDLE_MAX: usize = 16;
 /// Most reads that wait at one time.
 const PARKED_MAX: usize = 1 << 17;
 
@@ -189,7 +191,10 @@ impl Session {
         let mut buffer = vec![0; REQUEST_BYTES_MAX];
         let mut reply = Reply::default();
         loop {
-            self.idle.fetch_add(1, Ordering::AcqRel);
+            if self.idle.fetch_add(1, Ordering::AcqRel) >= IDLE_MAX {
+                self.idle.fetch_sub(1, Ordering::AcqRel);
+                break;
+            }
             let read = rustix::io::read(&self.device, &mut *buffer);
             let was_last = self.idle.fetch_sub(1, Ordering::AcqRel) == 1;
             match read {

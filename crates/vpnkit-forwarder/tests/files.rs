@@ -139,12 +139,13 @@ fn errno<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Errno {
     result.unwrap_err().errno().unwrap()
 }
 
+/// On an address of its own: a port that was given back is not taken by another test at once.
 #[test]
 fn a_port_is_exposed_while_its_file_is_open() {
     for dialect in Dialect::ALL {
         let world = World::new();
         let client = world.client(dialect);
-        let (ctl, answer) = client.ask("web", "tcp:127.0.0.1:0:tcp:192.168.65.3:80\n");
+        let (ctl, answer) = client.ask("web", "tcp:127.65.0.1:0:tcp:192.168.65.3:80\n");
         let local = world.exposed.list()[0].local;
         assert_eq!(answer, format!("OK tcp:{local}:tcp:192.168.65.3:80\n"), "{dialect:?}");
         TcpStream::connect(local).unwrap();
@@ -153,7 +154,7 @@ fn a_port_is_exposed_while_its_file_is_open() {
         assert_eq!(client.text(entry), format!("tcp:{local}:tcp:192.168.65.3:80\n"));
         // A second specification is refused, as a second reader is not.
         assert_eq!(
-            errno(client.connection.write_all(ctl, 0, b"tcp:127.0.0.1:0:tcp:1.2.3.4:5")),
+            errno(client.connection.write_all(ctl, 0, b"tcp:127.65.0.1:0:tcp:1.2.3.4:5")),
             Errno::EACCES
         );
         let reader = client.at("web/ctl", OpenFlags::RDONLY).unwrap();

@@ -185,7 +185,6 @@ fn ten_thousand_reads_wait_without_a_thread_each_and_stall_nobody() {
     const READERS: usize = 10_000;
     let path = mount.path().join("ticks");
     let n_threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
-    let before = n_threads();
     let readers: Vec<_> = (0..READERS)
         .map(|_| {
             let path = path.clone();
@@ -200,8 +199,9 @@ fn ten_thousand_reads_wait_without_a_thread_each_and_stall_nobody() {
         })
         .collect();
     assert!(within_30_s(|| ticks.n_waiting() >= READERS), "{}", ticks.n_waiting());
-    // The readers are threads here, too; what the mount needs besides is a handful.
-    assert!(n_threads() - before - READERS < 100, "{}", n_threads());
+    // The readers are threads here, too; what the mount needs besides is a handful. Other tests of this process may
+    // have hundreds, for a moment.
+    assert!(within_30_s(|| n_threads() < READERS + 100), "{}", n_threads());
     assert!(std::fs::metadata(&path).unwrap().is_file());
     ticks.tick();
     for reader in readers {
