@@ -18,7 +18,7 @@ const STRESSORS: &str = "cpu,vm,context,fork,mmap,signal";
 
 /// Modules of CPython's tests: what goes wrong when arithmetic, memory, threads, signals or system calls do.
 const MODULES: &str = "test_int,test_float,test_struct,test_math,test_cmath,test_decimal,test_fractions,test_hashlib,\
-test_zlib,test_re,test_bytes,test_str,test_list,test_dict,test_set,test_array,test_long,test_pow,test_complex,\
+test_zlib,test_re,test_bytes,test_unicode,test_list,test_dict,test_set,test_array,test_long,test_pow,test_complex,\
 test_random,test_statistics,test_threading,test_thread,test_queue,test_signal,test_subprocess,test_fork1,test_mmap,\
 test_binascii,test_bz2,test_lzma,test_pickle,test_json,test_time,test_strtod,test_tuple";
 /// Those that take seconds.

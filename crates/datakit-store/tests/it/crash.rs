@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Set when the child is to acknowledge before git sees it, and to print what it has synced.
 const BEHIND: &str = "DATAKIT_CRASH_BEHIND";
 
+/// Kills of one repository when there are many.
+const KILLS_OF_EACH: u64 = 100;
+
 /// Writes until it is killed; prints each acknowledged file.
 #[test]
 fn child() {
@@ -48,18 +51,25 @@ fn child() {
     });
 }
 
-fn kills(few: u64, many: u64) -> u64 {
-    if std::env::var_os("CORACLE_SOAK").is_some() { many } else { few }
+/// Kills in one repository; in more of them where there are to be many, as each is checked again and again.
+fn killed_often(few: u64, many: u64, is_behind: bool) {
+    if std::env::var_os("CORACLE_SOAK").is_none() {
+        return killed(few, is_behind);
+    }
+    for repository in 0..many / KILLS_OF_EACH {
+        killed(KILLS_OF_EACH, is_behind);
+        println!("{} kills", (repository + 1) * KILLS_OF_EACH);
+    }
 }
 
 #[test]
 fn a_killed_writer_loses_nothing_that_it_acknowledged() {
-    killed(kills(60, 2000), false);
+    killed_often(60, 2000, false);
 }
 
 #[test]
 fn a_killed_writer_that_runs_behind_loses_nothing_that_it_synced() {
-    killed(kills(15, 500), true);
+    killed_often(15, 1000, true);
 }
 
 fn killed(kills: u64, is_behind: bool) {

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -31,6 +32,11 @@ const STAGING_BYTES: usize = 16 << 10;
 const SPARE_BUFFERS_MAX: usize = 8;
 /// Connections accepted before the others have their turn.
 const ACCEPTS_MAX: usize = 64;
+/// Requests that came together are answered by one worker as long as each takes less than this: waking another one takes
+/// as long as most of them.
+const QUICK: Duration = Duration::from_micros(100);
+/// How often others are woken at once after a request that took longer.
+const WAKES_AFTER_SLOW: usize = 8;
 
 /// What a server allows.
 #[derive(Debug, Clone)]
@@ -64,6 +70,8 @@ pub(super) struct Shared {
     sources: Mutex<Sources>,
     on_forgotten: Condvar,
     queue: Mutex<VecDeque<Arc<Job>>>,
+    /// How many times yet others are woken for what came together.
+    wakes: AtomicUsize,
     idle: AtomicUsize,
     n_threads: AtomicUsize,
     threads_min: usize,
@@ -105,6 +113,7 @@ impl Server {
             sources: Mutex::new(Sources { next_id: WAKE + 1, ..Sources::default() }),
             on_forgotten: Condvar::new(),
             queue: Mutex::default(),
+            wakes: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             n_threads: AtomicUsize::new(0),
             threads_min: (cores + 1).min(threads_max),
@@ -135,7 +144,7 @@ impl Server {
     pub fn listen(&self, address: &Address) -> Result<Address, SocketError> {
         let listener = match Listener::bind(address) {
             Err(SocketError::NotListening { .. }) => {
-                let socket = Socket::connect(address, std::time::Duration::ZERO)?;
+                let socket = Socket::connect(address, Duration::ZERO)?;
                 let failed = |source| SocketError::Connect { address: address.clone(), source };
                 self.serve(socket).map_err(failed)?;
                 return Ok(address.clone());
@@ -244,18 +253,39 @@ impl Shared {
     /// Has somebody run a job.
     pub fn push(&self, job: Arc<Job>) {
         lock(&self.queue).push_back(job);
+        self.share_out();
+    }
+
+    /// Has somebody run these: the worker that pushes them, as soon as it comes to it, unless requests are slow.
+    pub fn push_all(&self, jobs: impl ExactSizeIterator<Item = Arc<Job>>) {
+        if jobs.len() == 0 {
+            return;
+        }
+        lock(&self.queue).extend(jobs);
+        if self.wakes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok() {
+            self.share_out();
+        } else {
+            self.watch.note_busy();
+        }
+    }
+
+    /// Has another worker look at the queue, if there is one that waits.
+    pub fn share_out(&self) {
         if self.idle.load(Ordering::SeqCst) > 0 {
             self.wake_one();
         }
     }
 
-    /// Has somebody run these.
-    pub fn push_all(&self, jobs: impl ExactSizeIterator<Item = Arc<Job>>) {
-        if jobs.len() > 0 {
-            lock(&self.queue).extend(jobs);
-            if self.idle.load(Ordering::SeqCst) > 0 {
-                self.wake_one();
-            }
+    /// Whether requests wait for a worker.
+    pub fn has_queued(&self) -> bool {
+        !lock(&self.queue).is_empty()
+    }
+
+    fn run(&self, job: Arc<Job>, reply: &mut Vec<u8>) {
+        let began = Instant::now();
+        job.run(reply);
+        if began.elapsed() > QUICK {
+            self.wakes.store(WAKES_AFTER_SLOW, Ordering::Release);
         }
     }
 
@@ -311,7 +341,7 @@ impl Shared {
         while !self.is_stopping() {
             let next = lock(&self.queue).pop_front();
             if let Some(job) = next {
-                job.run(&mut reply);
+                self.run(job, &mut reply);
                 self.progress.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
@@ -355,7 +385,7 @@ impl Shared {
         match self.source(id) {
             Some(Source::Connection(connection)) => {
                 if let Some(job) = connection.on_event(self, flags, staging) {
-                    job.run(reply);
+                    self.run(job, reply);
                 }
             }
             Some(Source::Listener(listener)) => self.accept_all(id, &listener),

@@ -36,7 +36,7 @@ impl Watch {
         }
     }
 
-    /// No worker waits for events now.
+    /// No worker waits for events now, or requests wait although one does.
     pub fn note_busy(&self) {
         self.change(|due| !std::mem::replace(&mut due.busy, true));
     }
@@ -79,7 +79,7 @@ impl Watch {
             let ended: Vec<_> = due.ending.extract_if(.., |(time, _)| *time <= now).collect();
             let resumed: Vec<_> = due.paused.extract_if(.., |(time, _)| *time <= now).collect();
             let is_busy = due.busy;
-            if is_busy && !shared.is_starved() {
+            if is_busy && !shared.is_starved() && !shared.has_queued() {
                 due.busy = false;
             }
             drop(due);
@@ -88,8 +88,12 @@ impl Watch {
             }
             resumed.iter().for_each(|(_, listener)| shared.listen_again(*listener));
             let moved = shared.progress.load(Ordering::Relaxed);
-            if is_busy && moved == progress && shared.is_starved() && !shared.is_stopping() {
-                shared.grow();
+            if is_busy && moved == progress && !shared.is_stopping() {
+                if shared.is_starved() {
+                    shared.grow();
+                } else if shared.has_queued() {
+                    shared.share_out();
+                }
             }
             progress = moved;
             due = self.due.lock().unwrap_or_else(PoisonError::into_inner);

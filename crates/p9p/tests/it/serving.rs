@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use p9p::auth::{PeerCredentials, SharedToken};
 use p9p::connection::{ConnectOptions, Connection};
 use p9p::filesystem::{Answer, Attach, Cancel, Node, OpenFile, OpenFlags, wait_for};
-use p9p::message::{Dialect, Fid, Request, Tag};
+use p9p::message::{Dialect, Fid, NumericUser, Request, Tag};
 use p9p::net::{Address, Server, ServerOptions, Socket};
 use p9p::qid::Qid;
 use p9p::stat::Attributes;
@@ -188,6 +188,60 @@ fn reads_that_block_threads_do_not_stop_others() {
     opened(&connection);
     drop(calls);
     until(|| news.blocked.load(Ordering::SeqCst) == 0);
+}
+
+/// Messages in one write: the server finds them together.
+fn send_together(socket: &mut UnixStream, requests: &[(Tag, Request<'_>)]) {
+    let mut bytes = Vec::new();
+    for (tag, request) in requests {
+        let mut buffer = [0; 100];
+        let count = request.emit(*tag, &mut buffer, Dialect::Plan9).unwrap();
+        bytes.extend_from_slice(&buffer[..count]);
+    }
+    socket.write_all(&bytes).unwrap();
+}
+
+/// Type and tag of the next reply.
+fn next_reply(socket: &mut UnixStream) -> (u8, Tag) {
+    let mut size = [0; 4];
+    socket.read_exact(&mut size).unwrap();
+    let mut rest = vec![0; u32::from_le_bytes(size) as usize - 4];
+    socket.read_exact(&mut rest).unwrap();
+    (rest[0], Tag(u16::from_le_bytes([rest[1], rest[2]])))
+}
+
+#[test]
+fn what_comes_together_with_a_read_that_blocks_a_thread_does_not_wait_for_it() {
+    let (server, news) = stream(true, ServerOptions::default());
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    server.serve(Socket::from(theirs)).unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let attach = Request::Attach {
+        fid: Fid(0),
+        afid: Fid::NONE,
+        user: b"",
+        tree: b"",
+        numeric_user: NumericUser::NONE,
+    };
+    let open = Request::Open { fid: Fid(0), mode: 0 };
+    let first =
+        [(Tag::NONE, Request::Version { msize: 8192, version: b"9P2000" }), (Tag(1), attach), (Tag(2), open)];
+    for (request, code) in first.into_iter().zip([101, 105, 113]) {
+        let tag = request.0;
+        send_together(&mut ours, &[request]);
+        assert_eq!(next_reply(&mut ours), (code, tag));
+    }
+    for round in 1..=20 {
+        let stat = |tag| (Tag(tag), Request::Stat { fid: Fid(0) });
+        let read = (Tag(9), Request::Read { fid: Fid(0), offset: 0, count: 4 });
+        send_together(&mut ours, &[read, stat(3), stat(4), stat(5)]);
+        let mut replies: Vec<_> = (0..3).map(|_| next_reply(&mut ours)).collect();
+        replies.sort_unstable_by_key(|(_, tag)| tag.0);
+        assert_eq!(replies, [(125, Tag(3)), (125, Tag(4)), (125, Tag(5))], "round {round}");
+        until(|| news.waiting() > 0);
+        news.publish();
+        assert_eq!(next_reply(&mut ours), (117, Tag(9)));
+    }
 }
 
 #[test]
