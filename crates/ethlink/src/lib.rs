@@ -4,7 +4,6 @@
 //! Everything here is about getting at frames; what they say is for others to know.
 #![deny(unsafe_code)]
 
-mod checksum;
 mod framing;
 mod greeting;
 mod hub;

@@ -3,7 +3,8 @@
 //! Nothing of a frame is believed: offsets are checked, and segments have a least size, so that no small frame becomes
 //! an avalanche. Spec: virtio 1.2 §5.1.6.2.1, RFC 9293 §3.1.
 
-use crate::checksum::Sum;
+use vpnkit_wire::checksum::{Checksum, checksum};
+
 use crate::vnet::{Large, Vnet};
 
 /// Bytes of all headers of a large frame at most: Ethernet, IP and TCP with every option.
@@ -52,15 +53,15 @@ fn sum_up(vnet: &Vnet, body: &mut [&[u8]; PARTS_MAX], take: &mut dyn FnMut(&[&[u
     if !vnet.needs_checksum() || field < start {
         return Err(Unfit);
     }
-    let mut sum = Sum::default();
+    let mut sum = Checksum::default();
     sum.add(&head[start..]);
     body.iter().for_each(|part| sum.add(part));
     let sum = match sum.finish() {
         // A UDP checksum of zero would mean that there is none; TCP takes either.
-        [0, 0] => [0xff, 0xff],
+        0 => 0xffff,
         sum => sum,
     };
-    head[field..field + 2].copy_from_slice(&sum);
+    head[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     emit(head, body, take);
     Ok(())
 }
@@ -93,13 +94,13 @@ fn segment(
         let tcp_bytes = head_bytes - tcp + to - from;
         let addresses = write_ip(large, head, ip, (tcp, tcp_bytes), ident.wrapping_add(index as u16));
         head[tcp + 16..tcp + 18].fill(0);
-        let mut sum = Sum::default();
+        let mut sum = Checksum::default();
         sum.add(&head[addresses]);
         sum.add(&[0, PROTOCOL_TCP]);
         sum.add(&(tcp_bytes as u16).to_be_bytes());
         sum.add(&head[tcp..]);
         pieces.iter().for_each(|piece| sum.add(piece));
-        head[tcp + 16..tcp + 18].copy_from_slice(&sum.finish());
+        head[tcp + 16..tcp + 18].copy_from_slice(&sum.finish().to_be_bytes());
         emit(head, &mut pieces, take);
     }
     Ok(())
@@ -133,9 +134,8 @@ fn write_ip(
             head[ip + 2..ip + 4].copy_from_slice(&((tcp - ip + tcp_bytes) as u16).to_be_bytes());
             head[ip + 4..ip + 6].copy_from_slice(&ident.to_be_bytes());
             head[ip + 10..ip + 12].fill(0);
-            let mut sum = Sum::default();
-            sum.add(&head[ip..tcp]);
-            head[ip + 10..ip + 12].copy_from_slice(&sum.finish());
+            let sum = checksum(&head[ip..tcp]);
+            head[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
             ip + 12..ip + 20
         }
         Large::TcpV6 => {

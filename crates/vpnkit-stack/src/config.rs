@@ -4,9 +4,9 @@ mod ipv6;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-pub use ipv6::{Ipv6Network, PREFIX_BITS, link_local};
+use vpnkit_wire::ethernet::MacAddr;
 
-use crate::wire::ethernet::MacAddr;
+pub use ipv6::{Ipv6Network, PREFIX_BITS, link_local};
 
 /// Largest packet size that a link can have: with the header, TAP devices take 65535 bytes at most.
 pub const MTU_MAX: u16 = 65520;

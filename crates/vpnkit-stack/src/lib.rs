@@ -20,7 +20,6 @@ mod stack;
 mod table;
 mod tcp;
 mod time;
-pub mod wire;
 
 pub use config::{Config, ConfigError, Ipv6Network, Limits, MTU_MAX, PREFIX_BITS, link_local};
 pub use drops::{DropReason, Drops};

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use vpnkit_wire::ethernet::MacAddr;
+
 use crate::time::Instant;
-use crate::wire::ethernet::MacAddr;
 
 /// Shortest time between two requests for one address: RFC 1122 §2.3.2.1 says one a second.
 const REQUEST_GAP: Duration = Duration::from_secs(1);

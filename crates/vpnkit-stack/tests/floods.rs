@@ -6,8 +6,8 @@ mod frames;
 use std::net::Ipv4Addr;
 
 use frames::*;
-use vpnkit_stack::wire::{dns, tcp, udp};
 use vpnkit_stack::{Config, DropReason, Effect, Instant, Limits, Offload, Stack, TcpId};
+use vpnkit_wire::{dns, tcp, udp};
 
 const SECOND: u64 = 1_000_000;
 
@@ -171,7 +171,7 @@ fn a_host_that_slept_goes_on_where_it_was() {
     check_alive(&mut stack, now, flow, next + 300, b"good morning");
     stack.on_frame(now, Offload::NONE, &datagram(OUTSIDE, (5000, 7), b"after"), &mut ());
     assert!(matches!(stack.pop_effect(), Some(Effect::UdpSend { .. })), "and begins anew");
-    assert_eq!(stack.leases(), [(GUEST, vpnkit_stack::wire::ethernet::MacAddr(GUEST_MAC))]);
+    assert_eq!(stack.leases(), [(GUEST, vpnkit_wire::ethernet::MacAddr(GUEST_MAC))]);
 }
 
 #[test]

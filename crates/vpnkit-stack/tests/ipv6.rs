@@ -6,12 +6,12 @@ use std::io::IoSlice;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use proptest::prelude::*;
-use vpnkit_stack::wire::checksum::Checksum;
-use vpnkit_stack::wire::{icmpv6, ip, ipv6, ndp, tcp, udp};
 use vpnkit_stack::{
     Config, ConnectError, DatagramError, DropReason, Effect, FrameSink, Gso, Instant, Ipv6Network, Offload,
     Stack,
 };
+use vpnkit_wire::checksum::Checksum;
+use vpnkit_wire::{icmpv6, ip, ipv6, ndp, tcp, udp};
 
 const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const GATEWAY_MAC: [u8; 6] = [0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6];
@@ -115,7 +115,7 @@ fn solicitation(src: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let body = if src.is_unspecified() {
         target.octets().to_vec()
     } else {
-        ndp::emit_solicitation(target, vpnkit_stack::wire::ethernet::MacAddr(GUEST_MAC))
+        ndp::emit_solicitation(target, vpnkit_wire::ethernet::MacAddr(GUEST_MAC))
     };
     icmp((src, ndp::solicited_node(target)), 255, (135, 0, 0), &body)
 }
@@ -182,7 +182,7 @@ fn a_router_advertisement_has_prefix_mtu_server_and_domains() {
 
 fn dhcpv6(kind: u8, options: &[u8]) -> Vec<u8> {
     let message = [&[kind, 1, 2, 3][..], options].concat();
-    let group = vpnkit_stack::wire::dhcpv6::ALL_AGENTS;
+    let group = vpnkit_wire::dhcpv6::ALL_AGENTS;
     datagram((LINK_LOCAL, group), (546, 547), &message)
 }
 

@@ -7,10 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use frames::*;
 use proptest::prelude::*;
-use vpnkit_stack::wire::{checksum::checksum, ipv4, tcp, udp};
 use vpnkit_stack::{
     Config, ConnectError, DatagramError, DropReason, Effect, Gso, Instant, Limits, Offload, Stack,
 };
+use vpnkit_wire::{checksum::checksum, ipv4, tcp, udp};
 
 #[test]
 fn arp_requests_for_gateway_and_host_are_answered_and_others_not() {

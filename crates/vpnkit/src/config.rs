@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ethlink::inside::Inside;
-use vpnkit_stack::wire::ethernet::MacAddr;
 use vpnkit_stack::{ConfigError, GatewayPorts, Zone};
+use vpnkit_wire::ethernet::MacAddr;
 
 use crate::intercept::Intercept;
 use crate::upstream::Upstreams;

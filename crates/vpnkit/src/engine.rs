@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use vpnkit_stack::wire::ethernet::MacAddr;
 use vpnkit_stack::{Counters, Flows};
+use vpnkit_wire::ethernet::MacAddr;
 
 use crate::config::{Config, Forward, ForwardError, StartError, Update};
 use crate::host::{Bound, Command, Host};

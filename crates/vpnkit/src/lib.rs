@@ -29,10 +29,10 @@ pub use engine::{Engine, Stopper};
 pub use intercept::{Detour, Intercept};
 pub use link::{HubLink, Link, MemoryLink, Received, Take, TapLink};
 pub use upstream::{Upstream, Upstreams, UpstreamsError};
-pub use vpnkit_stack::wire::ethernet::MacAddr;
 pub use vpnkit_stack::{
     Config as Network, ConfigError, Counters, DropReason, Drops, Flows, GatewayPorts, Gso, Ipv6Network,
     Limits, Match, Offload, PREFIX_BITS, PartialChecksum, Record, TcpSnapshot, UdpSnapshot,
     VIRTIO_HEADER_BYTES, Zone,
 };
+pub use vpnkit_wire::ethernet::MacAddr;
 pub use waker::Waker;

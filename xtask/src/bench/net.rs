@@ -131,31 +131,69 @@ fn take_turn(group: &Group, figures: &mut [Vec<Vec<f64>>]) -> Result<()> {
     Ok(())
 }
 
-/// Prints a test: what each gave, and ours over the floor and the better peer.
-fn print(group: &Group, test: usize, figures: &[Vec<Vec<f64>>]) {
-    let (name, client) = group.tests[test];
-    let cells: Vec<(Between, Option<Median>)> = group
-        .between
-        .iter()
-        .zip(figures)
-        .map(|(between, figures)| (*between, (!figures[test].is_empty()).then(|| median(&figures[test]))))
-        .collect();
-    let best = |wanted: fn(Between) -> bool| {
-        let those = cells.iter().filter(|(between, _)| wanted(*between));
-        those
-            .filter_map(|(_, cell)| cell.map(|cell| cell.middle))
-            .reduce(|one, other| client.better(one, other))
-    };
+/// What a test gave: its median in each network, and ours over what it is held against.
+struct Outcome {
+    cells: Vec<(Between, Option<Median>)>,
+    to_floor: Option<f64>,
+    to_peer: Option<f64>,
+}
+
+impl Outcome {
+    fn new(group: &Group, test: usize, figures: &[Vec<Vec<f64>>]) -> Outcome {
+        let client = group.tests[test].1;
+        let cells: Vec<(Between, Option<Median>)> = group
+            .between
+            .iter()
+            .zip(figures)
+            .map(|(between, figures)| (*between, (!figures[test].is_empty()).then(|| median(&figures[test]))))
+            .collect();
+        let best = |wanted: fn(Between) -> bool| {
+            let those = cells.iter().filter(|(between, _)| wanted(*between));
+            those
+                .filter_map(|(_, cell)| cell.map(|cell| cell.middle))
+                .reduce(|one, other| client.better(one, other))
+        };
+        let ours_to =
+            |other: Option<f64>| best(Between::is_ours).zip(other).map(|(ours, other)| ours / other);
+        let (to_floor, to_peer) = (ours_to(best(Between::is_floor_outside)), ours_to(best(Between::is_peer)));
+        Outcome { cells, to_floor, to_peer }
+    }
+}
+
+/// Prints a test as a line.
+fn print(name: &str, outcome: &Outcome) {
     let mut line = format!("{name:<26}");
-    for (_, cell) in &cells {
+    for (_, cell) in &outcome.cells {
         line.push_str(&cell.map_or_else(|| format!(" {:>22}", "-"), |cell| format!(" {cell:>22}")));
     }
-    let ours = best(Between::is_ours);
-    for other in [best(Between::is_floor_outside), best(Between::is_peer)] {
-        let ratio = ours.zip(other).map(|(ours, other)| format!("{:.2}", ours / other));
+    for ratio in [outcome.to_floor, outcome.to_peer] {
+        let ratio = ratio.map(|ratio| format!("{ratio:.2}"));
         line.push_str(&format!(" {:>12}", ratio.as_deref().unwrap_or("")));
     }
     println!("{line}");
+}
+
+/// A group as JSON: for each test, what every network gave in every run.
+fn json(group: &Group, figures: &[Vec<Vec<f64>>]) -> serde_json::Value {
+    let rows = group.tests.iter().enumerate().map(|(test, (name, client))| {
+        let Outcome { cells, to_floor, to_peer } = Outcome::new(group, test, figures);
+        let networks = cells.iter().zip(figures).map(|((between, cell), runs)| {
+            let figure = cell.map(
+                |m| serde_json::json!({ "median": m.middle, "min": m.least, "max": m.most, "runs": runs[test] }),
+            );
+            (between.name().to_owned(), figure.into())
+        });
+        let networks: serde_json::Map<String, serde_json::Value> = networks.collect();
+        serde_json::json!({
+            "row": name,
+            "less_is_better": matches!(client, Client::Time(_)),
+            "networks": networks,
+            "ours_to_floor": to_floor,
+            "ours_to_peer": to_peer,
+        })
+    });
+    let rows: Vec<_> = rows.collect();
+    serde_json::json!({ "group": group.name, "title": group.title, "mtu": group.mtu, "rows": rows })
 }
 
 /// Prints what a group's columns are.
@@ -175,16 +213,57 @@ pub fn net(options: &Options) -> Result<()> {
     if output(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("`ip netns` needs root");
     }
+    let mut groups = Vec::new();
     for group in GROUPS.iter().filter(|group| options.wants(group.name)) {
         let mut figures = vec![vec![Vec::new(); group.tests.len()]; group.between.len()];
         for number in 1..=options.runs {
             eprintln!("xtask: {}, run {number} of {}", group.name, options.runs);
             take_turn(group, &mut figures)?;
         }
+        if options.json {
+            groups.push(json(group, &figures));
+            continue;
+        }
         print_head(group, options.runs);
-        for test in 0..group.tests.len() {
-            print(group, test, &figures);
+        for (test, (name, _)) in group.tests.iter().enumerate() {
+            print(name, &Outcome::new(group, test, &figures));
         }
     }
+    if options.json {
+        println!("{:#}", serde_json::json!({ "groups": groups }));
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_as_json_has_every_run_and_the_ratios_of_its_table() {
+        let group = GROUPS.iter().find(|group| group.name == "requests").unwrap();
+        let of = |between| group.between.iter().position(|this| *this == between).unwrap();
+        let mut figures = vec![vec![Vec::new(); group.tests.len()]; group.between.len()];
+        for (between, time, rate) in
+            [(Between::Devices, 40.0, 20.0), (Between::Vpnkit, 50.0, 16.0), (Between::Pasta, 100.0, 8.0)]
+        {
+            figures[of(between)][0] = vec![time, time * 2.0, time / 2.0];
+            figures[of(between)][1] = vec![rate];
+        }
+        let json = json(group, &figures);
+        let (time, rate) = (&json["rows"][0], &json["rows"][1]);
+        let ours = &time["networks"][Between::Vpnkit.name()];
+        assert_eq!(ours["runs"].as_array().unwrap().len(), 3);
+        assert_eq!((ours["median"].as_f64(), ours["max"].as_f64()), (Some(50.0), Some(100.0)));
+        assert_eq!((time["ours_to_floor"].as_f64(), time["ours_to_peer"].as_f64()), (Some(1.25), Some(0.5)));
+        assert_eq!((rate["ours_to_floor"].as_f64(), rate["ours_to_peer"].as_f64()), (Some(0.8), Some(2.0)));
+        assert!(
+            time["networks"][Between::Slirp4netns.name()].is_null(),
+            "what was not measured has no figure"
+        );
+        assert_eq!(
+            (time["less_is_better"].as_bool(), rate["less_is_better"].as_bool()),
+            (Some(true), Some(false))
+        );
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::net::Ipv6Addr;
 
+use vpnkit_wire::ethernet::MacAddr;
+
 use super::ConfigError;
-use crate::wire::ethernet::MacAddr;
 
 /// A network with one router. Guests make addresses of their own from its prefix (SLAAC), or are given them (DHCPv6).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use vpnkit_wire::ParseError;
+use vpnkit_wire::arp::{self, Operation, Packet};
+use vpnkit_wire::ethernet::{Frame, MacAddr, TYPE_ARP};
+
 use super::Stack;
 use crate::drops::DropReason;
 use crate::time::Instant;
-use crate::wire::ParseError;
-use crate::wire::arp::{self, Operation, Packet};
-use crate::wire::ethernet::{Frame, MacAddr, TYPE_ARP};
 
 impl Stack {
     pub(super) fn take_arp(&mut self, frame: &Frame<'_>) -> Result<(), ParseError> {

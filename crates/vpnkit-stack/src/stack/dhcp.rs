@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
+use vpnkit_wire::dhcp::{self, MessageType, Parameters, Request};
+use vpnkit_wire::ethernet::{Frame, MacAddr, TYPE_IPV4};
+use vpnkit_wire::{ParseError, ipv4, udp};
+
 use super::Stack;
 use crate::config::Config;
 use crate::drops::DropReason;
-use crate::wire::dhcp::{self, MessageType, Parameters, Request};
-use crate::wire::ethernet::{Frame, MacAddr, TYPE_IPV4};
-use crate::wire::{ParseError, ipv4, udp};
 
 /// Leases at most; a network may have fewer addresses.
 const LEASES_MAX: u32 = 4096;

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use vpnkit_wire::dhcpv6::{self, Answer, MessageType, NO_ADDRESS, NO_BINDING, NOT_ON_LINK, Request, SUCCESS};
+use vpnkit_wire::{ParseError, ip, udp};
+
 use super::Stack;
 use crate::config::Ipv6Network;
 use crate::drops::DropReason;
 use crate::time::Instant;
-use crate::wire::dhcpv6::{self, Answer, MessageType, NO_ADDRESS, NO_BINDING, NOT_ON_LINK, Request, SUCCESS};
-use crate::wire::{ParseError, ip, udp};
 
 /// Leases at most; beyond it the oldest that was only offered makes way, then none is given.
 const LEASES_MAX: usize = 1024;

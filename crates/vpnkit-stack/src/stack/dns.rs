@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use vpnkit_wire::{ParseError, dns};
+
 use super::Stack;
 use super::tcp::Owner;
 use crate::config::Ipv6Network;
 use crate::drops::DropReason;
 use crate::event::{DnsId, Effect, TcpId};
 use crate::time::Instant;
-use crate::wire::{ParseError, dns};
 
 /// After this time a query is forgotten; the host's resolvers give up earlier.
 const LIFETIME: Duration = Duration::from_secs(30);

@@ -3,11 +3,12 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
+use vpnkit_wire::{ethernet, ip, ipv6, udp};
+
 use super::{FrameSink, Stack};
 use crate::drops::DropReason;
 use crate::offload::Offload;
 use crate::time::Instant;
-use crate::wire::{ethernet, ip, ipv6, udp};
 
 /// Packets that wait for hardware addresses.
 const UNRESOLVED_MAX: usize = 64;

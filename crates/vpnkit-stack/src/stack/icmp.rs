@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use vpnkit_wire::{ParseError, icmp, icmpv6, ip};
+
 use super::Stack;
 use super::address::Place;
 use super::icmp_error::Fate;
 use crate::drops::DropReason;
 use crate::event::{ConnectError, DatagramError, Effect, Hops, PingId};
 use crate::time::Instant;
-use crate::wire::{ParseError, icmp, icmpv6, ip};
 
 const IDLE: Duration = Duration::from_secs(60);
 

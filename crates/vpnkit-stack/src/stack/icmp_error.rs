@@ -4,10 +4,11 @@
 
 use std::net::IpAddr;
 
+use vpnkit_wire::{icmp, icmpv6, ip, ipv4, ipv6};
+
 use super::Stack;
 use super::address::Place;
 use crate::event::{ConnectError, DatagramError};
-use crate::wire::{icmp, icmpv6, ip, ipv4, ipv6};
 
 /// Bytes of an IPv4 packet that are quoted after its header: RFC 1122 §3.2.2 says at least 8, RFC 1812 §4.3.2.3 not
 /// beyond 576 in all.

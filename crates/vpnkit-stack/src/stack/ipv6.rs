@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use vpnkit_wire::{ParseError, dhcpv6, ethernet, icmpv6, ip, ipv6, ndp};
+
 use super::{Sockets, Stack};
 use crate::drops::DropReason;
 use crate::fragments::Part;
 use crate::offload::Offload;
 use crate::time::Instant;
-use crate::wire::{ParseError, dhcpv6, ethernet, icmpv6, ip, ipv6, ndp};
 
 impl Stack {
     pub(super) fn take_ipv6(

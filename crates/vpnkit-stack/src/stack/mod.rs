@@ -34,10 +34,10 @@ use crate::neighbours::Neighbours;
 use crate::offload::Offload;
 use crate::table::{FlowKey, Seeded, Table};
 use crate::time::Instant;
-use crate::wire::ipv6::MTU_MIN;
-use crate::wire::{ParseError, ethernet, ip, ipv4};
 
 use icmp_error::Fate;
+use vpnkit_wire::ipv6::MTU_MIN;
+use vpnkit_wire::{ParseError, ethernet, ip, ipv4};
 
 pub use dns::Hosts;
 pub use gateway::GatewayPorts;

@@ -4,12 +4,13 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use vpnkit_wire::ethernet::{Frame, MacAddr, TYPE_IPV6};
+use vpnkit_wire::icmp::Message;
+use vpnkit_wire::{ParseError, icmpv6, ip, ipv6, ndp};
+
 use super::Stack;
 use crate::drops::DropReason;
 use crate::time::Instant;
-use crate::wire::ethernet::{Frame, MacAddr, TYPE_IPV6};
-use crate::wire::icmp::Message;
-use crate::wire::{ParseError, icmpv6, ip, ipv6, ndp};
 
 /// How often the router tells unasked: RFC 4861 §6.2.1.
 const ADVERTISE: Duration = Duration::from_secs(600);

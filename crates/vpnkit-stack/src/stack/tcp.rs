@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use vpnkit_wire::tcp::{ACK, HEADER_BYTES, Header, RST, SYN, Segment, Seq, parse};
+use vpnkit_wire::{ParseError, dns, ip};
+
 use super::address::Place;
 use super::icmp_error::Fate;
 use super::{Sockets, Stack};
@@ -11,8 +14,6 @@ use crate::event::{Effect, TcpId, TcpSnapshot};
 use crate::table::FlowKey;
 use crate::tcp::{Changes, Endpoint, Phase, Settings};
 use crate::time::Instant;
-use crate::wire::tcp::{ACK, HEADER_BYTES, Header, RST, SYN, Segment, Seq, parse};
-use crate::wire::{ParseError, dns, ip};
 
 /// How long TIME-WAIT lasts. RFC 9293 §3.4.2 says four minutes, for segments that wander; on this link none does, and
 /// what is late only has to be told apart from a new connection, which sequence numbers do.
@@ -354,7 +355,7 @@ impl Stack {
     /// Queues a reset towards the guest.
     pub(super) fn queue_reset(&mut self, key: FlowKey, seq: Seq, ack: Option<Seq>) {
         let Some(mac) = self.neighbours.find(key.guest.ip()) else { return };
-        let mut bytes = [0; crate::wire::tcp::HEADER_BYTES_MAX];
+        let mut bytes = [0; vpnkit_wire::tcp::HEADER_BYTES_MAX];
         let header = Header {
             src_port: key.remote.port(),
             dst_port: key.guest.port(),
@@ -366,7 +367,7 @@ impl Stack {
         };
         let count = header.emit(&mut bytes);
         let (src, dst) = (key.remote.ip(), key.guest.ip());
-        let mut sum = crate::wire::checksum::Checksum::pseudo(src, dst, ip::PROTOCOL_TCP, count);
+        let mut sum = vpnkit_wire::checksum::Checksum::pseudo(src, dst, ip::PROTOCOL_TCP, count);
         sum.add(&bytes[..count]);
         bytes[16..18].copy_from_slice(&sum.finish().to_be_bytes());
         self.queue_packet(mac, (src, dst), ip::PROTOCOL_TCP, &[&bytes[..count]]);

@@ -4,6 +4,9 @@
 
 use std::net::SocketAddr;
 
+use vpnkit_wire::ip;
+use vpnkit_wire::tcp::SYN;
+
 use super::Stack;
 use super::icmp_error::Fate;
 use super::tcp::{Owner, TcpFlow};
@@ -13,8 +16,6 @@ use crate::event::{ConnectError, TcpId};
 use crate::table::FlowKey;
 use crate::tcp::Endpoint;
 use crate::time::Instant;
-use crate::wire::ip;
-use crate::wire::tcp::SYN;
 
 /// Ports tried for a peer whose own port is in use.
 const ALIASES_MAX: u16 = 256;
@@ -49,15 +50,15 @@ impl Stack {
         flow.host_gone = true;
         self.remove_tcp(id, true);
         if error == ConnectError::Refused {
-            return self.queue_reset(key, crate::wire::tcp::Seq(0), Some(irs + 1));
+            return self.queue_reset(key, vpnkit_wire::tcp::Seq(0), Some(irs + 1));
         }
         let Some(fate) = Fate::of(error) else { return };
-        let mut syn = [0; crate::wire::tcp::HEADER_BYTES_MAX];
-        let header = crate::wire::tcp::Header {
+        let mut syn = [0; vpnkit_wire::tcp::HEADER_BYTES_MAX];
+        let header = vpnkit_wire::tcp::Header {
             src_port: key.guest.port(),
             dst_port: key.remote.port(),
             seq: irs,
-            ack: crate::wire::tcp::Seq(0),
+            ack: vpnkit_wire::tcp::Seq(0),
             flags: SYN,
             window: 0,
             options: &[],
@@ -182,6 +183,6 @@ impl Stack {
         let (key, (seq, ack)) = (flow.key, flow.endpoint.reset_numbers());
         let opening = flow.connecting;
         self.remove_tcp(id, true);
-        self.queue_reset(key, if opening { crate::wire::tcp::Seq(0) } else { seq }, Some(ack));
+        self.queue_reset(key, if opening { vpnkit_wire::tcp::Seq(0) } else { seq }, Some(ack));
     }
 }

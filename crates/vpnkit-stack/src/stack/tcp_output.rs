@@ -4,6 +4,11 @@ use std::cmp::Reverse;
 use std::io::IoSlice;
 use std::net::IpAddr;
 
+use vpnkit_wire::checksum::Checksum;
+use vpnkit_wire::ethernet::{self, MacAddr};
+use vpnkit_wire::tcp::{HEADER_BYTES_MAX, Header};
+use vpnkit_wire::{ip, ipv4, ipv6};
+
 use super::tcp::TcpFlow;
 use super::{FrameSink, Stack};
 use crate::config::Config;
@@ -11,10 +16,6 @@ use crate::event::TcpId;
 use crate::offload::{Gso, Offload, PartialChecksum};
 use crate::tcp::Plan;
 use crate::time::Instant;
-use crate::wire::checksum::Checksum;
-use crate::wire::ethernet::{self, MacAddr};
-use crate::wire::tcp::{HEADER_BYTES_MAX, Header};
-use crate::wire::{ip, ipv4, ipv6};
 
 /// Data of the largest super-frame: IPv4's total length counts the headers too, and for IPv6 devices do.
 const GSO_BYTES_MAX: usize = 65535 - ipv6::HEADER_BYTES - HEADER_BYTES_MAX;

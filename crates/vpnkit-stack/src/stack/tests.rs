@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use vpnkit_wire::tcp::{ACK, PSH, SYN};
+use vpnkit_wire::{ipv4, tcp};
+
 // The tests from outside have the same guest.
 #[path = "../../tests/frames/mod.rs"]
 mod frames;
@@ -12,8 +15,6 @@ use crate::config::Config;
 use crate::event::{Effect, TcpId};
 use crate::offload::Offload;
 use crate::time::Instant;
-use crate::wire::tcp::{ACK, PSH, SYN};
-use crate::wire::{ipv4, tcp};
 
 const ASK: &[u8] = b"ask";
 const ANSWER: &[u8] = b"answer";

@@ -4,6 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use vpnkit_wire::ethernet::Frame;
+use vpnkit_wire::{ParseError, dhcp, dns, ip, udp};
+
 use super::Stack;
 use super::address::Place;
 use super::gateway::NTP_PORT;
@@ -12,8 +15,6 @@ use crate::drops::DropReason;
 use crate::event::{ConnectError, DatagramError, Effect, ForwardId, Hops, UdpId, UdpSnapshot};
 use crate::table::FlowKey;
 use crate::time::Instant;
-use crate::wire::ethernet::Frame;
-use crate::wire::{ParseError, dhcp, dns, ip, udp};
 
 /// RFC 4787 §4.3 says two minutes or more (SHOULD); VPNKit had one, and local machines are many.
 const IDLE: Duration = Duration::from_secs(60);

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use vpnkit_wire::dns;
+
 use super::Stack;
-use crate::wire::dns;
 
 /// How a record is found.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 //! The link is a copy in memory and loses nothing unless a ring overflows, so it starts with a large window, and is
 //! still a good citizen when frames are lost.
 
-use crate::wire::tcp::Seq;
+use vpnkit_wire::tcp::Seq;
 
 /// Bytes under way before the first acknowledgement. RFC 6928 says ten segments for the Internet.
 const WINDOW_FIRST: u32 = 128 * 1024;

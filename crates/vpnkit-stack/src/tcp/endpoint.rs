@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use vpnkit_wire::tcp::{Segment, Seq, parse_syn_options};
+
 use super::assembler::Assembler;
 use super::congestion::Congestion;
 use super::ring::Ring;
 use super::rtt::Rtt;
 use crate::time::Instant;
-use crate::wire::tcp::{Segment, Seq, parse_syn_options};
 
 /// Unanswered retransmissions after which the peer is gone (RFC 9293 §3.8.3, R2): about ten minutes.
 const RETRIES_MAX: u32 = 15;

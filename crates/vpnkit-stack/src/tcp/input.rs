@@ -1,8 +1,9 @@
 //! What a segment does to an endpoint. Spec: RFC 9293 §3.10.7, RFC 5961.
 
+use vpnkit_wire::tcp::{ACK, FIN, RST, SYN, Segment, Seq};
+
 use super::endpoint::{BUFFER_CHEAP_BYTES, Changes, Endpoint, FinOut, Phase, Timer};
 use crate::time::Instant;
-use crate::wire::tcp::{ACK, FIN, RST, SYN, Segment, Seq};
 
 impl Endpoint {
     /// Takes a segment of the peer. Data that is next in line, with nothing before it, is offered to `write`, which

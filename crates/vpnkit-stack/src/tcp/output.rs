@@ -3,9 +3,10 @@
 //! In two steps, so that a link without room costs nothing: [`Endpoint::plan`] says what would be sent and changes
 //! nothing, [`Endpoint::commit`] notes that it was.
 
+use vpnkit_wire::tcp::{ACK, FIN, PSH, SYN, Seq};
+
 use super::endpoint::{Endpoint, FinOut, Phase, Timer};
 use crate::time::Instant;
-use crate::wire::tcp::{ACK, FIN, PSH, SYN, Seq};
 
 /// Data whose acknowledgement may wait, in bytes: half of it at most.
 const HELD_BYTES_MAX: u32 = 4096;

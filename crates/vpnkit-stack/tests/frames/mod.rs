@@ -4,8 +4,8 @@
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 
-use vpnkit_stack::wire::{ipv4, tcp, udp};
 use vpnkit_stack::{Config, Effect, FrameSink, Instant, Offload, Stack};
+use vpnkit_wire::{ipv4, tcp, udp};
 
 pub const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 pub const GATEWAY_MAC: [u8; 6] = [0xf6, 0x16, 0x36, 0xbc, 0xf9, 0xc6];
@@ -81,7 +81,7 @@ pub fn segment_with_window(
     let count = header.emit(&mut bytes);
     bytes.truncate(count);
     bytes.extend_from_slice(payload);
-    let mut sum = vpnkit_stack::wire::checksum::Checksum::pseudo_v4(GUEST, dst, 6, bytes.len());
+    let mut sum = vpnkit_wire::checksum::Checksum::pseudo_v4(GUEST, dst, 6, bytes.len());
     sum.add(&bytes);
     bytes[16..18].copy_from_slice(&sum.finish().to_be_bytes());
     packet(GUEST, dst, 6, &bytes)

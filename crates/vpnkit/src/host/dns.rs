@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
-use vpnkit_stack::wire::dns::{self, HEADER_BYTES, NOERROR, NXDOMAIN};
 use vpnkit_stack::{DnsId, Instant};
+use vpnkit_wire::dns::{self, HEADER_BYTES, NOERROR, NXDOMAIN};
 
 use super::Host;
 use super::poller::Token;

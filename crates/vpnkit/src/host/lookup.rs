@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use vpnkit_stack::wire::dns::{self, TYPE_A, TYPE_AAAA};
+use vpnkit_wire::dns::{self, TYPE_A, TYPE_AAAA};
 
 use super::Host;
 

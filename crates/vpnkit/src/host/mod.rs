@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use ethlink::inside::Inside;
 use rustix::event::epoll::EventFlags;
-use vpnkit_stack::wire::ethernet::MacAddr;
-use vpnkit_stack::wire::ntp;
 use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Hosts, Instant, Offload, Stack};
+use vpnkit_wire::ethernet::MacAddr;
+use vpnkit_wire::ntp;
 
 use crate::config::{Config, Forward, ForwardError, StartError, Update};
 use crate::intercept::Intercept;

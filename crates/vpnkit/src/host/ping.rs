@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType};
-use vpnkit_stack::wire::{icmp, icmpv6};
 use vpnkit_stack::{ConnectError, Hops, PingId};
+use vpnkit_wire::{icmp, icmpv6};
 
 use super::poller::{Owner, Token};
 use super::{Host, sys, tcp};

@@ -6,8 +6,8 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use vpnkit_stack::wire::{icmp, icmpv6};
 use vpnkit_stack::{DatagramError, Hops};
+use vpnkit_wire::{icmp, icmpv6};
 
 /// Bytes of control messages that an error can come with.
 const CONTROL_BYTES: usize = 256;

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use ethlink::{Hub, Vnet};
 use vpnkit_stack::Offload;
-use vpnkit_stack::wire::ethernet::MacAddr;
+use vpnkit_wire::ethernet::MacAddr;
 
 use super::{Link, Received, Take};
 use crate::waker::Waker;

@@ -1,6 +1,7 @@
-//! Bytes of the protocols that the stack speaks: one file a protocol, `parse` and `emit`.
+//! Bytes of the protocols of a network, from Ethernet to DNS: one file a protocol, `parse` and `emit`.
 //!
-//! Nothing here keeps state. Parsers take any bytes and never panic.
+//! Nothing here keeps state, or reads a clock, file, socket or randomness. Parsers take any bytes and never panic.
+#![forbid(unsafe_code)]
 
 pub mod arp;
 pub mod checksum;
@@ -33,21 +34,21 @@ pub enum ParseError {
 }
 
 /// Reads a big-endian `u16`; the caller has checked that `at + 2 <= bytes.len()`.
-pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
+fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// Reads a big-endian `u32`; the caller has checked that `at + 4 <= bytes.len()`.
-pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
+fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// Reads an IPv4 address; the caller has checked that `at + 4 <= bytes.len()`.
-pub(crate) fn address(bytes: &[u8], at: usize) -> std::net::Ipv4Addr {
+fn address(bytes: &[u8], at: usize) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
 }
 
 /// Errs unless `bytes` has at least `need` bytes.
-pub(crate) fn at_least(bytes: &[u8], need: usize) -> Result<(), ParseError> {
+fn at_least(bytes: &[u8], need: usize) -> Result<(), ParseError> {
     if bytes.len() < need { Err(ParseError::Short { len: bytes.len(), need }) } else { Ok(()) }
 }

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libfuzzer_sys::fuzz_target;
-use vpnkit_stack::wire::{arp, dhcp, dhcpv6, dns, ethernet, icmp, icmpv6, ipv4, ipv6, ndp, ntp, tcp, udp};
+use vpnkit_wire::{arp, dhcp, dhcpv6, dns, ethernet, icmp, icmpv6, ipv4, ipv6, ndp, ntp, tcp, udp};
 
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
 
@@ -99,7 +99,7 @@ fn discovery(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();
     if bytes.len() >= 4 {
         bytes[2..4].fill(0);
-        let mut sum = vpnkit_stack::wire::checksum::Checksum::pseudo_v6(V6, V6, 58, bytes.len());
+        let mut sum = vpnkit_wire::checksum::Checksum::pseudo_v6(V6, V6, 58, bytes.len());
         sum.add(&bytes);
         bytes[2..4].copy_from_slice(&sum.finish().to_be_bytes());
     }
