@@ -26,6 +26,8 @@ use crate::vnet::Vnet;
 
 /// Machines at once.
 const PORTS_MAX: usize = 256;
+/// Departures remembered until they are asked for; the earliest are forgotten.
+const DEPARTED_MAX: usize = 64 * PORTS_MAX;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
 /// Events taken in one round.
@@ -96,6 +98,8 @@ pub struct Hub {
     switch: Switch,
     terms: Terms,
     dropped: u64,
+    /// Hardware addresses of machines that left since that was asked.
+    departed: Vec<Mac>,
     scratch: Vec<u8>,
 }
 
@@ -108,7 +112,8 @@ impl Hub {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let terms = Terms { mtu, serial: 0, identities: None };
         let (switch, scratch) = (Switch::new(engine), vec![0; SCRATCH_BYTES]);
-        Ok(Self { epoll, listeners: Vec::new(), slots: Vec::new(), switch, terms, dropped: 0, scratch })
+        let (listeners, slots, departed) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { epoll, listeners, slots, switch, terms, dropped: 0, departed, scratch })
     }
 
     /// Lets machines connect. A Unix socket that nobody listens to any more is replaced.
@@ -305,8 +310,15 @@ impl Hub {
         if let Some(slot) = self.slots.get_mut(id).and_then(Option::take) {
             // It is closed with the slot, but a datagram socket has a second descriptor.
             let _ = epoll::delete(&self.epoll, &slot.port);
-            self.switch.forget(id);
+            self.switch.forget(id, &mut self.departed);
+            let excess = self.departed.len().saturating_sub(DEPARTED_MAX);
+            self.departed.drain(..excess);
         }
+    }
+
+    /// The hardware addresses of machines that left since this was asked last.
+    pub fn take_departed(&mut self) -> Vec<Mac> {
+        std::mem::take(&mut self.departed)
     }
 
     /// The hardware addresses of machines, each with the number of its port.

@@ -99,9 +99,13 @@ impl Switch {
         self.owners.iter().map(|(mac, port)| (*mac, *port))
     }
 
-    /// Forgets a port's addresses: it is gone.
-    pub fn forget(&mut self, port: PortId) {
-        self.owners.retain(|_, owner| *owner != port);
+    /// Forgets a port's addresses, which are added to `gone`: it is gone.
+    pub fn forget(&mut self, port: PortId, gone: &mut Vec<Mac>) {
+        self.owners.retain(|mac, owner| {
+            let stays = *owner != port;
+            gone.extend((!stays).then_some(*mac));
+            stays
+        });
         self.last = None;
     }
 }
@@ -131,7 +135,9 @@ mod tests {
         assert_eq!(switch.of_port(1, &frame(ENGINE, A)), Verdict::Engine);
         assert_eq!(switch.of_port(1, &frame([0xff; 6], A)), Verdict::Everybody);
         assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Port(2));
-        switch.forget(2);
+        let mut gone = Vec::new();
+        switch.forget(2, &mut gone);
+        assert_eq!(gone, [B]);
         assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Others);
         assert_eq!(switch.of_port(3, &frame(ENGINE, B)), Verdict::Engine, "it comes back elsewhere");
         assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Port(3));

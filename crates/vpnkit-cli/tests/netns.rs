@@ -8,7 +8,7 @@
 mod world;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -257,6 +257,141 @@ fn a_namespace_and_a_machine_on_a_socket_share_a_switch() {
                 break;
             }
         }
+    });
+}
+
+#[test]
+fn ranges_of_ports_of_both_protocols_lead_into_the_namespace() {
+    run("ranges_of_ports_of_both_protocols_lead_into_the_namespace", |guest| {
+        let folder = tempfile::tempdir().unwrap();
+        let control = folder.path().join("control").display().to_string();
+        let ports = ["-t", "127.0.0.3/18200-18202:90-92,18203:93", "-u", "127.0.0.3/18200-18202:90-92"];
+        let _vpnkit = guest.serve(&[&["--config-net", "--control", &control][..], &ports].concat());
+        // Each says which port it is.
+        let program = "
+import threading
+def tcp(port):
+    l = socket.create_server((\"\", port))
+    while True:
+        c, peer = l.accept(); c.sendall(b\"tcp %d\" % port); c.close()
+def udp(port):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\"\", port))
+    while True:
+        d, peer = s.recvfrom(99); s.sendto(b\"udp %d \" % port + d, peer)
+for port in range(90, 94):
+    for serve in (tcp, udp): threading.Thread(target=serve, args=(port,), daemon=True).start()
+import time; time.sleep(0.5)
+print(\"ready\", flush=True)
+time.sleep(600)";
+        let mut server = world::Vpnkit(guest.python_command(program).stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(server.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        for step in 0..4u16 {
+            let mut answer = String::new();
+            TcpStream::connect(("127.0.0.3", 18200 + step)).unwrap().read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, format!("tcp {}", 90 + step));
+        }
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        for step in 0..3u16 {
+            // To other addresses of this host nothing is bound.
+            TcpStream::connect(("127.0.0.1", 18200 + step)).unwrap_err();
+            socket.send_to(b"hello", ("127.0.0.3", 18200 + step)).unwrap();
+            let mut answer = [0; 99];
+            let (count, from) = socket.recv_from(&mut answer).unwrap();
+            assert_eq!(
+                (from.port(), &answer[..count]),
+                (18200 + step, format!("udp {} hello", 90 + step).as_bytes())
+            );
+        }
+    });
+}
+
+#[test]
+fn a_connection_outlives_its_link_going_down() {
+    run("a_connection_outlives_its_link_going_down", |guest| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut all = vec![0; 100_000];
+            stream.read_exact(&mut all).unwrap();
+            stream.write_all(&all).unwrap();
+        });
+        let _vpnkit = guest.serve(&["--config-net", "--no-ipv6"]);
+        let said = guest.python(&format!(
+            "
+import os, subprocess, time
+s = socket.create_connection((\"192.168.65.2\", {port}), 20)
+s.settimeout(60)
+data = os.urandom(100000)
+s.sendall(data[:40000])
+ip = lambda *words: subprocess.run([\"ip\", *words], check=True)
+ip(\"link\", \"set\", \"tap0\", \"down\")
+time.sleep(1)
+ip(\"link\", \"set\", \"tap0\", \"up\")
+ip(\"route\", \"replace\", \"default\", \"via\", \"192.168.65.1\")
+s.sendall(data[40000:])
+back = b\"\"
+while len(back) < len(data): back += s.recv(100000) or exit(\"the connection ended\")
+print(back == data)"
+        ));
+        assert_eq!(said, "True");
+        server.join().unwrap();
+    });
+}
+
+#[test]
+fn limits_of_connections_hold_and_the_host_can_be_kept_out_of_reach() {
+    run("limits_of_connections_hold_and_the_host_can_be_kept_out_of_reach", |guest| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (said, heard) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let said = said.clone();
+                thread::spawn(move || {
+                    let mut all = Vec::new();
+                    let _ = stream.read_to_end(&mut all);
+                    said.send(all)
+                });
+            }
+        });
+        let vpnkit = guest.serve(&["--config-net", "--no-ipv6", "--max-connections", "4"]);
+        // What asked whether the network is there has ended; that it did is remembered for a second.
+        let program = format!(
+            "
+import time
+time.sleep(2)
+def open_all():
+    made = []
+    for attempt in range(8):
+        try:
+            s = socket.create_connection((\"192.168.65.2\", {port}), 20); made.append(s)
+        except OSError: pass
+    return made
+first = open_all()
+count = len(first)
+for s in first: s.sendall(b\"alive\")
+for s in first[1:]: s.close()
+time.sleep(2)
+print(count, len(open_all()))"
+        );
+        assert_eq!(guest.python(&program), "4 3", "made at first, and beside the one that stayed");
+        // Those of the second time said nothing.
+        let said: Vec<_> = (0..7).map(|_| heard.recv_timeout(Duration::from_secs(20)).unwrap()).collect();
+        let alive = said.iter().filter(|said| said.as_slice() == b"alive").count();
+        assert_eq!(alive, 4, "what refuses others does not touch connections that were made: {said:?}");
+        drop(vpnkit);
+
+        let _vpnkit = guest.serve(&["--config-net", "--no-ipv6", "--host-ip", "0.0.0.0"]);
+        let reached = guest.python(&format!(
+            "
+try:
+    socket.create_connection((\"192.168.65.2\", {port}), 5); print(\"reached\")
+except OSError: print(\"no\")"
+        ));
+        assert_eq!(reached, "no");
     });
 }
 

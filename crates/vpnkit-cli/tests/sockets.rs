@@ -8,9 +8,9 @@
     reason = "a test fails by panicking, and says why it did not run"
 )]
 
-use std::io::Write;
-use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -181,6 +181,170 @@ fn a_socket_that_it_is_started_with_is_a_machine() {
     let mut answer = [0; 46];
     std::io::Read::read_exact(&mut here, &mut answer).unwrap();
     assert_eq!((answer[3], &answer[4..10], &answer[24..26]), (42, &mac[..], &[0, 2][..]));
+}
+
+/// Who has `target`? Asked by the station of this number.
+fn arp_request(number: u8, target: [u8; 4]) -> Vec<u8> {
+    let mac = [2, 0, 0, 0, 0, number];
+    [&[0xff; 6][..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac, &[192, 168, 65, number], &[0; 6], &target]
+        .concat()
+}
+
+/// Whether a frame tells the station of this number where `target` is.
+fn is_arp_reply(frame: &[u8], number: u8, target: [u8; 4]) -> bool {
+    frame.len() >= 42
+        && frame[..6] == [2, 0, 0, 0, 0, number]
+        && frame[12..14] == [8, 6]
+        && frame[28..32] == target
+}
+
+/// A machine on a socket of sequenced packets, as user-mode Linux attaches.
+struct Packets(OwnedFd);
+
+impl Packets {
+    fn connect(path: &str) -> Self {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(path).unwrap()).unwrap();
+        let patience = Some(Duration::from_secs(20));
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, patience).unwrap();
+        Self(socket)
+    }
+
+    fn send(&self, frame: &[u8]) {
+        assert_eq!(rustix::io::write(&self.0, frame).unwrap(), frame.len());
+    }
+
+    /// The next frame that `wanted` wants.
+    fn receive(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let mut buffer = [0; 2000];
+        loop {
+            let count = rustix::io::read(&self.0, &mut buffer).unwrap();
+            assert!(count > 0, "the socket was closed");
+            if wanted(&buffer[..count]) {
+                return buffer[..count].to_vec();
+            }
+        }
+    }
+}
+
+/// Asks over a stream whose frames have their length before them; returns when it was told.
+fn ask_over_stream(stream: &mut (impl Read + Write), number: u8, length: fn(usize) -> Vec<u8>) {
+    let request = arp_request(number, GATEWAY);
+    stream.write_all(&[length(request.len()), request].concat()).unwrap();
+    let mut head = length(0);
+    loop {
+        stream.read_exact(&mut head).unwrap();
+        let big = head.len() == 4;
+        let fold =
+            |bytes: &mut dyn Iterator<Item = &u8>| bytes.fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        let count = if big { fold(&mut head.iter()) } else { fold(&mut head.iter().rev()) };
+        let mut frame = vec![0; count];
+        stream.read_exact(&mut frame).unwrap();
+        if is_arp_reply(&frame, number, GATEWAY) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn machines_of_other_kinds_attach_and_come_back_and_reach_one_another() {
+    let folder = Folder::new();
+    let (bess, connect, control) = (folder.path("bess"), folder.path("connect"), folder.path("control"));
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (gvproxy, qemu) = (format!("unix://{connect}"), format!("tcp:127.0.0.1:{port}"));
+    let flags = ["--listen-bess", &bess, "--listen", &gvproxy, "--listen-qemu", &qemu, "--control", &control];
+    let _vpnkit = vpnkit(&flags, &control);
+    for _ in 0..3 {
+        let packets = Packets::connect(&bess);
+        packets.send(&arp_request(11, GATEWAY));
+        packets.receive(|frame| is_arp_reply(frame, 11, GATEWAY));
+
+        let mut stream = UnixStream::connect(&connect).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(b"POST /connect HTTP/1.1\r\nHost: vpnkit\r\nContent-Length: 0\r\n\r\n").unwrap();
+        ask_over_stream(&mut stream, 12, |count| (count as u16).to_le_bytes().to_vec());
+
+        let mut over_tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        over_tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        ask_over_stream(&mut over_tcp, 13, |count| (count as u32).to_be_bytes().to_vec());
+
+        // From one to the other, past the gateway.
+        let frame = [&[2, 0, 0, 0, 0, 11][..], &[2, 0, 0, 0, 0, 12], &[0x88, 0xb5], b"across"].concat();
+        stream.write_all(&[&(frame.len() as u16).to_le_bytes()[..], &frame].concat()).unwrap();
+        assert_eq!(packets.receive(|frame| frame[12..14] == [0x88, 0xb5]), frame);
+        // Nobody takes the address of another while that is there.
+        over_tcp.write_all(&[&(frame.len() as u32).to_be_bytes()[..], &frame].concat()).unwrap();
+        ask_over_stream(&mut over_tcp, 13, |count| (count as u32).to_be_bytes().to_vec());
+        packets.send(&arp_request(11, GATEWAY));
+        let next = packets.receive(|frame| frame[12..14] == [0x88, 0xb5] || is_arp_reply(frame, 11, GATEWAY));
+        assert!(is_arp_reply(&next, 11, GATEWAY), "a frame with another's address was passed on");
+    }
+}
+
+/// A machine that looks for an address by DHCP, and asks for what it is offered; returns its last byte.
+fn lease_over(packets: &Packets, number: u8) -> Option<u8> {
+    let message = |kind: u8, options: &[u8]| {
+        let mut message = vec![0; 240];
+        message[..8].copy_from_slice(&[1, 1, 6, 0, 1, 2, 3, number]);
+        message[28..34].copy_from_slice(&[2, 0, 0, 0, 0, number]);
+        message[236..].copy_from_slice(&[99, 130, 83, 99]);
+        message.extend([53, 1, kind]);
+        message.extend_from_slice(options);
+        message.push(255);
+        let total = (28 + message.len()) as u16;
+        let mut ip =
+            [&[0x45, 0][..], &total.to_be_bytes(), &[0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0], &[255; 4]]
+                .concat();
+        let sum = ip.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>();
+        ip[10..12].copy_from_slice(&(!((sum >> 16) + (sum & 0xffff)) as u16).to_be_bytes());
+        // UDP's checksum may be left out.
+        let udp = [&[0, 68, 0, 67][..], &(total - 20).to_be_bytes(), &[0, 0]].concat();
+        [&[0xff; 6][..], &[2, 0, 0, 0, 0, number], &[8, 0], &ip, &udp, &message].concat()
+    };
+    // What comes to the client's port, or what answers the question after it.
+    let told = |frame: &[u8]| {
+        is_arp_reply(frame, number, GATEWAY)
+            || (frame.len() > 286 && frame[12..14] == [8, 0] && frame[36..38] == [0, 68])
+    };
+    packets.send(&message(1, &[]));
+    packets.send(&arp_request(number, GATEWAY));
+    let offer = packets.receive(told);
+    if offer[12..14] == [8, 6] {
+        return None;
+    }
+    packets.receive(told);
+    let address: [u8; 4] = offer[58..62].try_into().unwrap();
+    packets.send(&message(3, &[&[50, 4][..], &address].concat()));
+    let answer = packets.receive(told);
+    assert_eq!(answer[284], 5, "an ACK");
+    Some(address[3])
+}
+
+#[test]
+fn machines_that_come_and_go_do_not_use_the_addresses_up() {
+    let folder = Folder::new();
+    let bess = folder.path("bess");
+    let _vpnkit = vpnkit(&["--listen-bess", &bess, "--highest-ip", "192.168.65.5", "--no-ipv6"], &bess);
+    let stays = Packets::connect(&bess);
+    assert_eq!(lease_over(&stays, 100), Some(3));
+    for number in 101..120 {
+        let packets = Packets::connect(&bess);
+        let began = Instant::now();
+        // That the one before is gone may be noticed a moment later.
+        let address = loop {
+            match lease_over(&packets, number) {
+                Some(address) => break address,
+                None => {
+                    assert!(began.elapsed() < Duration::from_secs(20), "machine {number} gets no address")
+                }
+            }
+        };
+        assert!([4, 5].contains(&address), "machine {number} has {address}");
+    }
+    assert_eq!(lease_over(&stays, 100), Some(3), "who is there keeps its own");
 }
 
 #[test]

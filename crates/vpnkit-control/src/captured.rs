@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use vpnkit::{DropReason, Link, Offload, Received, Take, Waker};
+use vpnkit::{DropReason, Link, MacAddr, Offload, Received, Take, Waker};
 use vpnkit_capture::{Direction, Recorder};
 
 /// Passes frames on and gives each to a recorder, while anybody looks. Checksums that are left to the other side's
@@ -69,6 +69,10 @@ impl Link for CapturedLink {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.link.fd()
+    }
+
+    fn departed(&self) -> Vec<MacAddr> {
+        self.link.departed()
     }
 
     fn offload(&self) -> Option<bool> {

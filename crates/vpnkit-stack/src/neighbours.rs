@@ -38,6 +38,11 @@ impl Neighbours {
         true
     }
 
+    /// Forgets a neighbour that is gone.
+    pub fn forget(&mut self, mac: MacAddr) {
+        self.known.retain(|known| known.1 != mac);
+    }
+
     /// Whether a request for `address` is due; if so it counts as sent.
     pub fn may_request(&mut self, now: Instant, address: IpAddr) -> bool {
         if let Some(requested) = self.requested.iter_mut().find(|requested| requested.0 == address) {

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use frames::*;
 use vpnkit_stack::{Config, DropReason, Effect, Instant, Limits, Offload, Stack, TcpId};
+use vpnkit_wire::ethernet::MacAddr;
 use vpnkit_wire::{dns, tcp, udp};
 
 const SECOND: u64 = 1_000_000;
@@ -118,6 +119,33 @@ fn machines_keep_their_addresses_while_others_take_all() {
 }
 
 #[test]
+fn addresses_of_machines_that_left_make_way_for_new_ones() {
+    let config = Config { guest_last: Some(Ipv4Addr::new(192, 168, 65, 6)), ..Config::default() };
+    let mut stack = Stack::new(config, 1).unwrap();
+    let machine = |number: u8| [2, 1, 1, 1, 1, number];
+    // What a machine is told that looks for a server and asks for what that offers.
+    let lease = |stack: &mut Stack, number: u8| {
+        let offers = exchange(stack, &dhcp(machine(number), 1, &[]));
+        let message = udp::parse(&offers.first()?[34..], None).unwrap().payload;
+        let address = [message[16], message[17], message[18], message[19]];
+        exchange(stack, &dhcp(machine(number), 3, &[&[50, 4][..], &address].concat()));
+        Some(address[3])
+    };
+    stack.reserve(MacAddr(machine(9)), Ipv4Addr::new(192, 168, 65, 3));
+    assert_eq!([1, 2, 3].map(|number| lease(&mut stack, number)), [Some(4), Some(5), Some(6)]);
+    assert_eq!(lease(&mut stack, 7), None, "all are leased");
+    stack.on_departure(MacAddr(machine(2)));
+    stack.on_departure(MacAddr(machine(1)));
+    stack.on_departure(MacAddr(machine(9)));
+    assert_eq!(lease(&mut stack, 2), Some(5), "it is back and finds its own");
+    stack.on_departure(MacAddr(machine(2)));
+    assert_eq!(lease(&mut stack, 10), Some(4), "of who has been gone longest");
+    assert_eq!(lease(&mut stack, 11), Some(5));
+    assert_eq!(lease(&mut stack, 12), None, "what was promised is kept, and who is there keeps its own");
+    assert_eq!(lease(&mut stack, 9), Some(3));
+}
+
+#[test]
 fn dns_queries_without_end_are_answered_or_refused() {
     let mut stack = stack();
     let (flow, next) = connect(&mut stack);
@@ -171,7 +199,7 @@ fn a_host_that_slept_goes_on_where_it_was() {
     check_alive(&mut stack, now, flow, next + 300, b"good morning");
     stack.on_frame(now, Offload::NONE, &datagram(OUTSIDE, (5000, 7), b"after"), &mut ());
     assert!(matches!(stack.pop_effect(), Some(Effect::UdpSend { .. })), "and begins anew");
-    assert_eq!(stack.leases(), [(GUEST, vpnkit_wire::ethernet::MacAddr(GUEST_MAC))]);
+    assert_eq!(stack.leases(), [(GUEST, MacAddr(GUEST_MAC))]);
 }
 
 #[test]

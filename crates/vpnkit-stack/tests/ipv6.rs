@@ -4,6 +4,7 @@
 
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use vpnkit_stack::{
@@ -233,6 +234,34 @@ fn a_flood_of_dhcpv6_clients_is_bounded() {
         let options = [&[0, 1, 0, 4, 0, 3, high, low][..], &[0, 3, 0, 12, 0, 0, 0, 7], &[0; 8]].concat();
         assert_eq!(exchange(&mut stack, &dhcpv6(1, &options)).len(), 1);
     }
+}
+
+#[test]
+fn addresses_of_dhcpv6_clients_that_ask_no_more_make_way() {
+    let mut stack = stack();
+    let server = [&[0, 2, 0, 10, 0, 3, 0, 1][..], &GATEWAY_MAC].concat();
+    // Whether a client that asks for an address at `now` gets one.
+    let mut gets = |now: Instant, number: u16| {
+        let [high, low] = number.to_be_bytes();
+        let client = [&[0, 1, 0, 4, 0, 3, high, low][..], &[0, 3, 0, 12, 0, 0, 0, 7], &[0; 8]].concat();
+        stack.on_frame(now, Offload::NONE, &dhcpv6(3, &[client, server.clone()].concat()), &mut ());
+        let mut sink = Sink::default();
+        assert!(stack.transmit(now, &mut sink));
+        let replies = sink.0.iter().filter(|(_, frame)| frame[20] == 17 && frame[56..58] == [2, 34]);
+        let reply = replies.map(|(_, frame)| frame).next().unwrap();
+        reply.windows(4).any(|window| window == [0, 5, 0, 24])
+    };
+    let hour = Duration::from_secs(3600);
+    for number in 0..1024 {
+        assert!(gets(NOW, number), "client {number}");
+    }
+    assert!(!gets(NOW, 2000), "all are leased");
+    assert!(gets(NOW + hour, 5), "one asks again");
+    assert!(!gets(NOW + 23 * hour, 2001), "for a day");
+    for number in 2000..3023 {
+        assert!(gets(NOW + 24 * hour, number), "client {number}, of one that asked no more");
+    }
+    assert!(!gets(NOW + 24 * hour, 3023), "but not of the one that did");
 }
 
 #[test]

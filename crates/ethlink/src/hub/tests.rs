@@ -142,6 +142,7 @@ fn a_machine_that_comes_back_has_its_address_again() {
         drop(stream);
         settle(&mut hub);
         assert_eq!(hub.ports(), 0);
+        assert_eq!(hub.take_departed(), [[2, 0, 0, 0, 0, 1]]);
     }
 }
 

@@ -37,12 +37,13 @@ impl Guest {
 
     /// Starts the command and waits until the guest reaches the gateway's name server.
     pub fn serve(&self, arguments: &[&str]) -> Vpnkit {
-        let child = Command::new(VPNKIT)
-            .args(["--netns", &self.0.id().to_string(), "--tap", "tap0"])
-            .args(arguments)
-            .spawn()
-            .unwrap();
-        let vpnkit = Vpnkit(child);
+        self.serve_by(Command::new(VPNKIT), arguments)
+    }
+
+    /// The same by a command that becomes [`VPNKIT`].
+    pub fn serve_by(&self, mut command: Command, arguments: &[&str]) -> Vpnkit {
+        command.args(["--netns", &self.0.id().to_string(), "--tap", "tap0"]).args(arguments);
+        let vpnkit = Vpnkit(command.spawn().unwrap());
         self.python(
             "
 import time

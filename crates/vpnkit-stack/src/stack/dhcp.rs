@@ -10,16 +10,40 @@ use vpnkit_wire::{ParseError, ipv4, udp};
 use super::Stack;
 use crate::config::Config;
 use crate::drops::DropReason;
+use crate::neighbours::Neighbours;
 
 /// Leases at most; a network may have fewer addresses.
 const LEASES_MAX: u32 = 4096;
+
+/// What a client's right to its address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// It was offered, or the client gave it back: it makes way when addresses run out.
+    Offered,
+    /// The client asked for it.
+    Bound,
+    /// The client asked for it and left: it is kept for it, and makes way when addresses run out.
+    Left,
+    /// It was promised to this machine, and is kept whatever happens.
+    Promised,
+}
 
 #[derive(Debug)]
 struct Lease {
     mac: MacAddr,
     address: Ipv4Addr,
-    /// Whether the client asked for what it was offered; an offer alone makes way when addresses run out.
-    bound: bool,
+    claim: Claim,
+}
+
+impl Lease {
+    /// Whether somebody else may have the address. A machine that came back and goes on where it was did not ask again.
+    fn makes_way(&self, neighbours: &Neighbours) -> bool {
+        match self.claim {
+            Claim::Offered => true,
+            Claim::Left => neighbours.find(self.address.into()) != Some(self.mac),
+            Claim::Bound | Claim::Promised => false,
+        }
+    }
 }
 
 /// Who has which address. Lives as long as the stack, so that a machine that reboots keeps its address.
@@ -43,7 +67,13 @@ impl Leases {
     }
 
     /// Returns the lease of `mac`, made if need be; the address wished for if it is free.
-    fn offer(&mut self, mac: MacAddr, wish: Option<Ipv4Addr>, taken: &[Ipv4Addr]) -> Option<usize> {
+    fn offer(
+        &mut self,
+        mac: MacAddr,
+        wish: Option<Ipv4Addr>,
+        taken: &[Ipv4Addr],
+        neighbours: &Neighbours,
+    ) -> Option<usize> {
         if let Some(index) = self.find(mac) {
             return Some(index);
         }
@@ -53,12 +83,13 @@ impl Leases {
         let wish = wish.filter(|wish| (self.first..=self.last).contains(&wish.to_bits()) && free(wish));
         let address = wish.or_else(|| pool.find(free));
         if let Some(address) = address {
-            self.leases.push(Lease { mac, address, bound: false });
+            self.leases.push(Lease { mac, address, claim: Claim::Offered });
             return Some(self.leases.len() - 1);
         }
-        let stale = self.leases.iter().position(|lease| !lease.bound)?;
-        self.leases[stale].mac = mac;
-        Some(stale)
+        let stale = self.leases.iter().position(|lease| lease.makes_way(neighbours))?;
+        let address = self.leases.remove(stale).address;
+        self.leases.push(Lease { mac, address, claim: Claim::Offered });
+        Some(self.leases.len() - 1)
     }
 }
 
@@ -73,9 +104,21 @@ impl Stack {
     /// Keeps `address` for the machine of this hardware address; whoever only was offered it has to ask again.
     pub fn reserve(&mut self, mac: MacAddr, address: Ipv4Addr) {
         let leases = &mut self.leases.leases;
-        leases.retain(|lease| lease.mac != mac && (lease.bound || lease.address != address));
+        let makes_way = |lease: &Lease| matches!(lease.claim, Claim::Offered | Claim::Left);
+        leases.retain(|lease| lease.mac != mac && !(lease.address == address && makes_way(lease)));
         if leases.len() < LEASES_MAX as usize {
-            leases.push(Lease { mac, address, bound: true });
+            leases.push(Lease { mac, address, claim: Claim::Promised });
+        }
+    }
+
+    /// Takes note that the machine of this hardware address left the link. It finds its address again when it comes back,
+    /// unless all others were taken meanwhile: then those make way whose machines have been gone longest.
+    pub fn on_departure(&mut self, mac: MacAddr) {
+        self.neighbours.forget(mac);
+        let leases = &mut self.leases.leases;
+        if let Some(index) = leases.iter().position(|lease| lease.mac == mac && lease.claim == Claim::Bound) {
+            let lease = leases.remove(index);
+            leases.push(Lease { claim: Claim::Left, ..lease });
         }
     }
 
@@ -102,25 +145,30 @@ impl Stack {
         let taken = [self.config.gateway, self.config.host];
         match request.kind {
             MessageType::Discover => {
-                let index = self.leases.offer(request.mac, request.requested, &taken)?;
+                let index = self.leases.offer(request.mac, request.requested, &taken, &self.neighbours)?;
                 Some((MessageType::Offer, self.leases.leases[index].address))
             }
             MessageType::Request => {
                 let unset = request.client.is_unspecified();
                 let wish = request.requested.or((!unset).then_some(request.client))?;
                 // A client of an earlier run asks for what it had: it gets it if nobody else has it.
-                let index = self.leases.offer(request.mac, Some(wish), &taken)?;
+                let index = self.leases.offer(request.mac, Some(wish), &taken, &self.neighbours)?;
                 let lease = &mut self.leases.leases[index];
                 if lease.address != wish {
                     return Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED));
                 }
-                lease.bound = true;
+                if lease.claim != Claim::Promised {
+                    lease.claim = Claim::Bound;
+                }
                 Some((MessageType::Ack, wish))
             }
             MessageType::Inform => Some((MessageType::Ack, Ipv4Addr::UNSPECIFIED)),
             MessageType::Release | MessageType::Decline => {
                 if let Some(index) = self.leases.find(request.mac) {
-                    self.leases.leases[index].bound = false;
+                    let lease = &mut self.leases.leases[index];
+                    if lease.claim != Claim::Promised {
+                        lease.claim = Claim::Offered;
+                    }
                 }
                 None
             }

@@ -1,6 +1,7 @@
 //! The DHCPv6 server: one address for each client's association, name server and domains. Spec: RFC 8415 §18.3.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use vpnkit_wire::dhcpv6::{self, Answer, MessageType, NO_ADDRESS, NO_BINDING, NOT_ON_LINK, Request, SUCCESS};
 use vpnkit_wire::{ParseError, ip, udp};
@@ -10,7 +11,7 @@ use crate::config::Ipv6Network;
 use crate::drops::DropReason;
 use crate::time::Instant;
 
-/// Leases at most; beyond it the oldest that was only offered makes way, then none is given.
+/// Leases at most; beyond it the oldest makes way that was only offered or has ended, and without such none is given.
 const LEASES_MAX: usize = 1024;
 /// Seconds that a lease lasts. Shorter than IPv4's: clients ask again by themselves, and a day outlives any sleep.
 const LEASE_SECONDS: u32 = 86_400;
@@ -20,8 +21,8 @@ struct Lease {
     client: Vec<u8>,
     ident: u32,
     address: Ipv6Addr,
-    /// Whether the client asked for what it was offered.
-    bound: bool,
+    /// When it ends, if the client asked for what it was offered.
+    ends: Option<Instant>,
 }
 
 /// Who has which address. Lives as long as the stack.
@@ -36,6 +37,7 @@ impl Leases {
     /// Returns the lease of a client's association, made if need be; the address wished for if it is free.
     fn offer(
         &mut self,
+        now: Instant,
         (client, ident): (&[u8], u32),
         wish: Option<Ipv6Addr>,
         network: &Ipv6Network,
@@ -44,7 +46,7 @@ impl Leases {
             return Some(index);
         }
         if self.0.len() >= LEASES_MAX {
-            let stale = self.0.iter().position(|lease| !lease.bound)?;
+            let stale = self.0.iter().position(|lease| lease.ends.is_none_or(|ends| ends <= now))?;
             self.0.remove(stale);
         }
         let first = network.guest.to_bits();
@@ -59,7 +61,7 @@ impl Leases {
         let mut pool =
             (0..2 * LEASES_MAX as u128).map(|step| Ipv6Addr::from_bits(first.saturating_add(step)));
         let address = wish.or_else(|| pool.find(|address| network.contains(*address) && free(*address)))?;
-        self.0.push(Lease { client: client.to_vec(), ident, address, bound: false });
+        self.0.push(Lease { client: client.to_vec(), ident, address, ends: None });
         Some(self.0.len() - 1)
     }
 }
@@ -105,7 +107,7 @@ impl Stack {
         }
         let search = self.search_domains();
         let commits = request.kind != Solicit || request.rapid_commit;
-        let (association, status) = self.answer_dhcpv6(request, &network, commits);
+        let (association, status) = self.answer_dhcpv6(now, request, &network, commits);
         let answer = Answer {
             kind: if commits { MessageType::Reply } else { MessageType::Advertise },
             server: &server,
@@ -125,6 +127,7 @@ impl Stack {
     #[expect(clippy::type_complexity, reason = "the pair is what an answer is made of")]
     fn answer_dhcpv6(
         &mut self,
+        now: Instant,
         request: &Request<'_>,
         network: &Ipv6Network,
         commits: bool,
@@ -146,19 +149,21 @@ impl Stack {
                 match request.kind {
                     MessageType::Decline => {
                         leases.0[index].client.clear();
-                        leases.0[index].bound = false;
+                        leases.0[index].ends = None;
                     }
                     _ => drop(leases.0.remove(index)),
                 }
                 (None, Some(SUCCESS))
             }
             _ => {
-                let Some(index) = leases.offer((client, asked.ident), asked.address, network) else {
+                let Some(index) = leases.offer(now, (client, asked.ident), asked.address, network) else {
                     self.count_drop(DropReason::NoAddress);
                     return (Some((asked.ident, Err(NO_ADDRESS))), None);
                 };
                 let lease = &mut leases.0[index];
-                lease.bound |= commits;
+                if commits {
+                    lease.ends = Some(now + Duration::from_secs(LEASE_SECONDS.into()));
+                }
                 (Some((asked.ident, Ok(lease.address))), None)
             }
         }

@@ -179,7 +179,11 @@ impl Host {
     fn receive(&mut self) -> Received {
         let now = self.now();
         let Host { stack, tcp, link, .. } = self;
-        link.receive(&mut |offload, frame| stack.on_frame(now, offload, frame, tcp))
+        let received = link.receive(&mut |offload, frame| stack.on_frame(now, offload, frame, tcp));
+        for mac in link.departed() {
+            stack.on_departure(mac);
+        }
+        received
     }
 
     /// Gives the link all frames that it has room for; `hold` keeps acknowledgements back that answers may take along.

@@ -74,6 +74,10 @@ impl Link for HubLink {
         Some(self.events.as_fd())
     }
 
+    fn departed(&self) -> Vec<MacAddr> {
+        self.hub().take_departed().into_iter().map(MacAddr).collect()
+    }
+
     fn offload(&self) -> Option<bool> {
         Some(true)
     }

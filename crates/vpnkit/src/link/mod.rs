@@ -8,6 +8,7 @@ use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
 use vpnkit_stack::{DropReason, Offload};
+use vpnkit_wire::ethernet::MacAddr;
 
 use crate::waker::Waker;
 
@@ -46,6 +47,11 @@ pub trait Link: Send + Sync {
 
     /// A descriptor that is readable as long as there are frames.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The hardware addresses of machines that left since this was asked last, where a link has several.
+    fn departed(&self) -> Vec<MacAddr> {
+        Vec::new()
+    }
 
     /// Whether frames sent may leave checksums and segmentation to the guest now; `None` leaves the configuration.
     fn offload(&self) -> Option<bool>;
