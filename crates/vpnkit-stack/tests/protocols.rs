@@ -315,6 +315,101 @@ fn a_window_that_opens_after_many_timeouts_is_used_at_once() {
     }
 }
 
+/// Sequence numbers, from `first` on and in segments, of what the guest is sent.
+fn segments_of(frames: &[Vec<u8>], first: u32) -> Vec<(u32, usize)> {
+    let of = |frame: &Vec<u8>| {
+        let segment = tcp_of(frame);
+        ((segment.seq.0 - first) / 536, segment.payload.len())
+    };
+    let tcp = |frame: &&Vec<u8>| frame[12..14] == [8, 0] && frame[23] == 6;
+    frames.iter().filter(tcp).map(of).filter(|(_, len)| *len > 0).collect()
+}
+
+#[test]
+fn holes_that_the_guest_tells_of_are_sent_again_at_once_and_nothing_else() {
+    let options = |blocks: &[(u32, u32)], first: u32| {
+        let ends = blocks.iter().flat_map(|(start, end)| [first + start * 536, first + end * 536]);
+        [&[1, 1, 5, 2 + 8 * blocks.len() as u8][..], &ends.flat_map(u32::to_be_bytes).collect::<Vec<_>>()]
+            .concat()
+    };
+    for knows in [true, false] {
+        let mut stack = stack();
+        let permitted: &[u8] = if knows { &[4, 2, 1, 1] } else { &[] };
+        exchange(&mut stack, &segment_with_options(OUTSIDE, 80, (100, 0, tcp::SYN), permitted));
+        let Some(Effect::TcpConnect { flow, .. }) = stack.pop_effect() else { panic!("no connection") };
+        stack.tcp_connected(flow);
+        let first = tcp_of(&sent(&mut stack)[0]).seq.0 + 1;
+        exchange(&mut stack, &segment(OUTSIDE, 80, (101, first, tcp::ACK), b""));
+        let bytes = 10 * 536;
+        stack.tcp_buffer(flow, bytes).0.fill(7);
+        stack.tcp_filled(flow, bytes);
+        assert_eq!(segments_of(&sent(&mut stack), first).len(), 10);
+        // The first, fourth and seventh are lost.
+        let mut say = |acked: u32, blocks: &[(u32, u32)]| {
+            let numbers = (101, first + acked * 536, tcp::ACK);
+            let frame = segment_with_options(OUTSIDE, 80, numbers, &options(blocks, first));
+            segments_of(&exchange(&mut stack, &frame), first)
+        };
+        assert_eq!(say(0, &[(1, 3)]), []);
+        assert_eq!(say(0, &[(4, 6), (1, 3)]), []);
+        let again = say(0, &[(7, 10), (4, 6), (1, 3)]);
+        if !knows {
+            assert_eq!(again, [(0, 536)], "who did not say that it can is not believed");
+            continue;
+        }
+        assert_eq!(again, [(0, 536), (3, 536), (6, 536)]);
+        // Late duplicates, and ranges that were never sent, or end before they begin.
+        for blocks in [[(7, 10), (4, 6)], [(8, 12), (4, 6)], [(6, 5), (7, 10)]] {
+            assert_eq!(say(0, &blocks), []);
+        }
+        assert_eq!(say(3, &[(7, 10), (4, 6)]), [], "the others are under way");
+        assert_eq!(say(6, &[(7, 10)]), []);
+        assert_eq!(say(10, &[]), []);
+        stack.on_time(Instant(NOW.0 + 60_000_000));
+        assert_eq!(segments_of(&sent(&mut stack), first), [], "nothing is left to be sent again");
+    }
+}
+
+#[test]
+fn what_the_guest_had_and_gave_up_is_sent_again() {
+    let mut stack = stack();
+    exchange(&mut stack, &segment_with_options(OUTSIDE, 80, (100, 0, tcp::SYN), &[4, 2, 1, 1]));
+    let Some(Effect::TcpConnect { flow, .. }) = stack.pop_effect() else { panic!("no connection") };
+    stack.tcp_connected(flow);
+    let first = tcp_of(&sent(&mut stack)[0]).seq.0 + 1;
+    exchange(&mut stack, &segment(OUTSIDE, 80, (101, first, tcp::ACK), b""));
+    stack.tcp_buffer(flow, 4 * 536).0.fill(7);
+    stack.tcp_filled(flow, 4 * 536);
+    sent(&mut stack);
+    let ends = [first + 536, first + 4 * 536].map(u32::to_be_bytes).concat();
+    let told =
+        segment_with_options(OUTSIDE, 80, (101, first, tcp::ACK), &[&[1, 1, 5, 10][..], &ends].concat());
+    for _ in 0..3 {
+        exchange(&mut stack, &told);
+    }
+    // What is sent from here on; the first is that after three duplicates, which was not looked at.
+    let mut seen = std::collections::BTreeSet::from([0]);
+    let mut now = NOW;
+    // The guest acknowledges one segment after the other, as if it had kept none.
+    for acked in 0..4 {
+        let frame = segment(OUTSIDE, 80, (101, first + acked * 536, tcp::ACK), b"");
+        stack.on_frame(now, Offload::NONE, &frame, &mut ());
+        // It was sent already, or is after some timer.
+        for _ in 0..20 {
+            if seen.contains(&acked) {
+                break;
+            }
+            let mut sink = Sink::default();
+            assert!(stack.transmit(now, &mut sink));
+            let frames: Vec<_> = sink.0.into_iter().map(|(_, frame)| frame).collect();
+            seen.extend(segments_of(&frames, first).into_iter().map(|(number, _)| number));
+            now = stack.deadline().unwrap_or(now).max(now);
+            stack.on_time(now);
+        }
+        assert!(seen.contains(&acked), "segment {acked} of {seen:?}");
+    }
+}
+
 #[test]
 fn data_leaves_in_super_frames_when_the_link_takes_them() {
     let mut stack = Stack::new(Config { offload: true, ..Config::default() }, 1).unwrap();

@@ -144,30 +144,45 @@ pub struct SynOptions {
 /// Reads the options of a SYN; what is malformed ends the list.
 pub fn parse_syn_options(options: &[u8]) -> SynOptions {
     let mut found = SynOptions::default();
-    let mut rest = options;
-    while let Some((&kind, after)) = rest.split_first() {
-        match kind {
-            0 => break,
-            1 => {
-                rest = after;
-                continue;
-            }
-            _ => {}
-        }
-        let Some(&length) = after.first() else { break };
-        let length = usize::from(length);
-        if length < 2 || length > rest.len() {
-            break;
-        }
-        match (kind, &rest[2..length]) {
+    for (kind, value) in Options(options) {
+        match (kind, value) {
             (2, [high, low]) => found.mss = Some(u16::from_be_bytes([*high, *low])),
             (3, [shift]) => found.window_scale = Some((*shift).min(14)),
             (4, []) => found.sack_permitted = true,
             _ => {}
         }
-        rest = &rest[length..];
     }
     found
+}
+
+/// The ranges, start and end, that a segment says to have arrived beyond its acknowledgement; any numbers may be said.
+///
+/// Spec: RFC 2018 §3.
+pub fn sack_blocks(options: &[u8]) -> impl Iterator<Item = (Seq, Seq)> + '_ {
+    let values = Options(options).filter(|(kind, _)| *kind == 5).map(|(_, value)| value);
+    values.flat_map(|value| value.as_chunks::<8>().0).map(|block| (Seq(be32(block, 0)), Seq(be32(block, 4))))
+}
+
+/// Kinds and values of options; what is malformed ends the list.
+struct Options<'a>(&'a [u8]);
+
+impl<'a> Iterator for Options<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some((1, after)) = self.0.split_first() {
+            self.0 = after;
+        }
+        let (&kind, after) = self.0.split_first()?;
+        let length = usize::from(*after.first()?);
+        if kind == 0 || length < 2 || length > self.0.len() {
+            self.0 = &[];
+            return None;
+        }
+        let (option, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Some((kind, &option[2..]))
+    }
 }
 
 /// A header to be written.
@@ -230,5 +245,14 @@ mod tests {
             let found = parse_syn_options(options);
             assert_eq!(found.mss, None, "{options:?}");
         }
+    }
+
+    #[test]
+    fn selective_acknowledgements_are_read() {
+        let options = [1, 1, 5, 18, 0, 0, 0, 1, 0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        let blocks: Vec<_> = sack_blocks(&options).collect();
+        assert_eq!(blocks, [(Seq(1), Seq(2)), (Seq(u32::MAX), Seq(0))]);
+        assert_eq!(sack_blocks(&options[..18]).count(), 0, "cut off");
+        assert_eq!(sack_blocks(&[5, 9, 0, 0, 0, 1, 0, 0, 0]).count(), 0, "half a block");
     }
 }

@@ -30,6 +30,11 @@ impl Congestion {
         self.window
     }
 
+    /// Whether a fast recovery lasts.
+    pub fn is_recovering(&self) -> bool {
+        self.recover.is_some()
+    }
+
     /// New data was acknowledged up to `ack`. Returns whether the segment at `ack` is lost too (a partial
     /// acknowledgement, RFC 6582 §3.2 step 3).
     pub fn on_ack(&mut self, acked: u32, ack: Seq, mss: u32) -> bool {

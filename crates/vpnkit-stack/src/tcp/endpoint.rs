@@ -8,6 +8,7 @@ use super::assembler::Assembler;
 use super::congestion::Congestion;
 use super::ring::Ring;
 use super::rtt::Rtt;
+use super::scoreboard::Scoreboard;
 use crate::time::Instant;
 
 /// Unanswered retransmissions after which the peer is gone (RFC 9293 §3.8.3, R2): about ten minutes.
@@ -136,6 +137,12 @@ pub(crate) struct Endpoint {
     pub(super) syn_due: bool,
     pub(super) ack_due: bool,
     pub(super) head_due: bool,
+    /// Bytes of holes that may be sent again: as many as left the network.
+    pub(super) hole_bytes: u32,
+    /// Holes before it were sent again in this recovery.
+    pub(super) resent: Seq,
+    /// What the peer said to have beyond its acknowledgement.
+    pub(super) scoreboard: Scoreboard,
     /// When a segment out of the window was last answered (RFC 5961 §7: not without limit).
     pub(super) answered_at: Option<Instant>,
 }
@@ -186,6 +193,9 @@ impl Endpoint {
             syn_due: false,
             ack_due: false,
             head_due: false,
+            hole_bytes: 0,
+            resent: settings.iss,
+            scoreboard: Scoreboard::default(),
             answered_at: None,
         }
     }
@@ -432,8 +442,15 @@ impl Endpoint {
         self.congestion.on_timeout(in_flight, self.mss);
         self.snd_nxt = self.snd_una;
         self.head_due = false;
+        self.forget_holes();
         // A window too small for anything must still be probed.
         self.probing = self.snd_wnd < self.mss;
+    }
+
+    /// Takes nothing for arrived beyond the acknowledgement: RFC 2018 §8, after a timeout.
+    pub(super) fn forget_holes(&mut self) {
+        self.scoreboard.clear();
+        self.hole_bytes = 0;
     }
 
     pub(super) fn fin_seq(&self) -> Seq {

@@ -1,6 +1,6 @@
 //! What a segment does to an endpoint. Spec: RFC 9293 §3.10.7, RFC 5961.
 
-use vpnkit_wire::tcp::{ACK, FIN, RST, SYN, Segment, Seq};
+use vpnkit_wire::tcp::{ACK, FIN, RST, SYN, Segment, Seq, sack_blocks};
 
 use super::endpoint::{BUFFER_CHEAP_BYTES, Changes, Endpoint, FinOut, Phase, Timer};
 use crate::time::Instant;
@@ -178,21 +178,39 @@ impl Endpoint {
             return false;
         }
         let window = u32::from(segment.window) << self.snd_scale;
-        let duplicate = acked == 0
-            && segment.is_empty()
-            && self.snd_max != self.snd_una
-            && window == self.snd_wnd
-            && window > 0;
+        let news = self.take_sack(segment);
+        let same = segment.is_empty() && self.snd_max != self.snd_una && window == self.snd_wnd && window > 0;
+        // RFC 6675 §2: what tells of more that arrived is a duplicate, whatever else it says.
+        let duplicate = acked == 0 && (same || news > 0);
         if acked > 0 {
             self.take_new_ack(now, segment.ack, acked.unsigned_abs(), changes);
         } else if duplicate {
             let in_flight = self.snd_max.since(self.snd_una).unsigned_abs();
-            self.head_due |= self.congestion.on_duplicate(in_flight, self.snd_max, self.mss);
+            if self.congestion.on_duplicate(in_flight, self.snd_max, self.mss) {
+                self.head_due = true;
+                self.resent = self.snd_una;
+            }
+            self.allow_holes(news.max(self.mss));
         }
         if acked >= 0 {
             self.take_window(segment, window);
         }
         true
+    }
+
+    /// Notes what the segment says to have arrived beyond what is acknowledged; returns how many bytes of it are news.
+    fn take_sack(&mut self, segment: &Segment<'_>) -> u32 {
+        if !self.sack_ok || segment.options.is_empty() {
+            return 0;
+        }
+        let acked = self.snd_una.max(segment.ack);
+        sack_blocks(segment.options).map(|block| self.scoreboard.note(block, acked, self.snd_max)).sum()
+    }
+
+    /// Lets holes be sent again in a recovery, as `bytes` left the network.
+    fn allow_holes(&mut self, bytes: u32) {
+        let any = self.congestion.is_recovering() && self.hole().is_some();
+        self.hole_bytes = if any { self.hole_bytes.saturating_add(bytes) } else { 0 };
     }
 
     fn take_new_ack(&mut self, now: Instant, ack: Seq, acked: u32, changes: &mut Changes) {
@@ -216,7 +234,11 @@ impl Endpoint {
             self.rtt.sample(now.since(at));
             self.timing = None;
         }
-        self.head_due = self.congestion.on_ack(acked, ack, self.mss) && self.snd_max != self.snd_una;
+        self.scoreboard.acknowledge(ack);
+        let lost = self.congestion.on_ack(acked, ack, self.mss) && self.snd_max != self.snd_una;
+        // With holes known, what was sent again is under way: its acknowledgement is not to be guessed from.
+        self.head_due = lost && (self.scoreboard.is_empty() || !ack.before(self.resent));
+        self.allow_holes(self.mss);
         // Output arms the timer again if anything is still under way: RFC 6298 §5.3.
         self.timer = Timer::Off;
         changes.acked = true;
@@ -244,6 +266,7 @@ impl Endpoint {
             // The timeout has doubled with every attempt: nothing waits for it now.
             self.probing = false;
             self.snd_nxt = self.snd_una;
+            self.forget_holes();
             self.rtt.reset();
             self.timing = None;
             self.timer = Timer::Off;

@@ -9,6 +9,7 @@ mod input;
 mod output;
 mod ring;
 mod rtt;
+mod scoreboard;
 
 pub(crate) use endpoint::{Changes, Endpoint, Phase, Settings};
 pub(crate) use output::Plan;

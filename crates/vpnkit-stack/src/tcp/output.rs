@@ -154,6 +154,9 @@ impl Endpoint {
             let len = self.tx.len().min(self.mss as usize).min(len_max);
             return Some(self.plan_data(self.snd_una, 0, len));
         }
+        if let Some(plan) = self.plan_hole(len_max) {
+            return Some(plan);
+        }
         let offset = self.snd_nxt.since(self.snd_una).unsigned_abs() as usize;
         let queued = self.tx.len().saturating_sub(offset);
         let fin = self.fin_out == FinOut::Queued && offset <= self.tx.len();
@@ -167,6 +170,20 @@ impl Endpoint {
             return Some(self.plan_data(self.snd_nxt, offset, len));
         }
         self.ack_due.then(|| self.plan_ack(self.snd_nxt, ACK, 0, 0))
+    }
+
+    /// The next hole in what arrived that was not sent again yet. Spec: RFC 6675 §5, NextSeg rule 1.
+    pub(super) fn hole(&self) -> Option<(Seq, Seq)> {
+        self.scoreboard.hole(self.resent.max(self.snd_una))
+    }
+
+    fn plan_hole(&self, len_max: usize) -> Option<Plan> {
+        let (start, end) = if self.hole_bytes > 0 { self.hole()? } else { return None };
+        let offset = start.since(self.snd_una).unsigned_abs() as usize;
+        let allowed = self.hole_bytes.max(self.mss) as usize;
+        let hole = end.since(start).unsigned_abs() as usize;
+        let len = hole.min(allowed).min(len_max).min(self.tx.len().saturating_sub(offset));
+        (len > 0).then(|| self.plan_data(start, offset, len))
     }
 
     /// Avoids silly small segments: sends whole ones, or everything, or half of what the peer ever took.
@@ -217,6 +234,11 @@ impl Endpoint {
         } else if self.head_due {
             self.head_due = false;
             self.timing = None;
+            self.resent = self.resent.max(end);
+        } else if self.hole_bytes > 0 && plan.seq.before(self.snd_max) {
+            self.hole_bytes = self.hole_bytes.saturating_sub(plan.len as u32);
+            self.timing = None;
+            self.resent = self.resent.max(end);
         } else if fresh && plan.seq == self.snd_max && self.timing.is_none() {
             self.timing = Some((plan.seq, now));
         }

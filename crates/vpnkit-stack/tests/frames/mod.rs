@@ -64,8 +64,22 @@ pub fn segment(dst: Ipv4Addr, port: u16, numbers: (u32, u32, u8), payload: &[u8]
 pub fn segment_with_window(
     dst: Ipv4Addr,
     port: u16,
-    (seq, ack, flags): (u32, u32, u8),
+    numbers: (u32, u32, u8),
     window: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    segment_of(dst, port, numbers, (window, &[]), payload)
+}
+
+pub fn segment_with_options(dst: Ipv4Addr, port: u16, numbers: (u32, u32, u8), options: &[u8]) -> Vec<u8> {
+    segment_of(dst, port, numbers, (65535, options), b"")
+}
+
+fn segment_of(
+    dst: Ipv4Addr,
+    port: u16,
+    (seq, ack, flags): (u32, u32, u8),
+    (window, options): (u16, &[u8]),
     payload: &[u8],
 ) -> Vec<u8> {
     let mut bytes = vec![0; 60];
@@ -76,7 +90,7 @@ pub fn segment_with_window(
         ack: tcp::Seq(ack),
         flags,
         window,
-        options: &[],
+        options,
     };
     let count = header.emit(&mut bytes);
     bytes.truncate(count);
