@@ -59,6 +59,19 @@ pub enum ReadError {
     Io { id: ObjectId, source: Arc<io::Error> },
 }
 
+impl ReadError {
+    /// The object.
+    pub fn id(&self) -> ObjectId {
+        match self {
+            Self::Missing { id }
+            | Self::Corrupt { id, .. }
+            | Self::Kind { id, .. }
+            | Self::TooLarge { id, .. }
+            | Self::Io { id, .. } => *id,
+        }
+    }
+}
+
 /// Why a batch was not written. Nothing of it was acknowledged.
 #[derive(Debug, Clone, thiserror::Error)]
 #[expect(missing_docs, reason = "each message documents its variant")]

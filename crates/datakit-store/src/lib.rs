@@ -22,6 +22,7 @@
 
 mod branch;
 mod commit;
+mod damage;
 mod diff;
 mod history;
 mod lease;
@@ -39,6 +40,7 @@ pub use datakit_git::{
 
 pub use self::branch::BranchError;
 pub use self::commit::CommitError;
+pub use self::damage::Damage;
 pub use self::diff::{Change, ChangeKind};
 pub use self::lease::{LeaseError, LeaseName};
 pub use self::merge::{Conflict, ConflictReason, MergeDriver};

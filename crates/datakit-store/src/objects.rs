@@ -7,6 +7,8 @@ use datakit_git::{
     Backend, Commit, Content, HashKind, NewObject, Object, ObjectId, ObjectKind, ReadError, Tree, hash,
 };
 
+use crate::damage::Damage;
+
 /// Parsed trees and commits, shared. Two generations, each of at most half the memory, need no list of uses.
 struct Cache {
     young: HashMap<ObjectId, Parsed>,
@@ -44,6 +46,7 @@ impl Cache {
 /// Objects of a backend, parsed and cached.
 pub(crate) struct Objects {
     pub backend: Arc<dyn Backend>,
+    pub damage: Arc<Damage>,
     cache: Mutex<Cache>,
     /// What is being written.
     in_flight: Mutex<Vec<Arc<Fresh>>>,
@@ -53,7 +56,7 @@ impl Objects {
     pub fn new(backend: Arc<dyn Backend>, cache_bytes: usize) -> Objects {
         let (young, old) = (HashMap::new(), HashMap::new());
         let cache = Cache { young, old, young_bytes: 0, young_bytes_max: cache_bytes / 2 };
-        Objects { backend, cache: Mutex::new(cache), in_flight: Mutex::default() }
+        Objects { backend, damage: Arc::default(), cache: Mutex::new(cache), in_flight: Mutex::default() }
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -76,7 +79,7 @@ impl Objects {
         }
         let object = self.read_kind(id, ObjectKind::Tree)?;
         let tree = Tree::parse(self.hash(), &object.bytes);
-        let tree = Arc::new(tree.map_err(|detail| ReadError::Corrupt { id, detail })?);
+        let tree = Arc::new(self.damage.keep(tree.map_err(|detail| ReadError::Corrupt { id, detail }))?);
         self.cache().insert(id, Parsed::Tree(tree.clone()), object.bytes.len() * 2);
         Ok(tree)
     }
@@ -90,13 +93,13 @@ impl Objects {
         }
         let object = self.read_kind(id, ObjectKind::Commit)?;
         let commit = Commit::parse(self.hash(), &object.bytes);
-        let commit = Arc::new(commit.map_err(|detail| ReadError::Corrupt { id, detail })?);
+        let commit = Arc::new(self.damage.keep(commit.map_err(|detail| ReadError::Corrupt { id, detail }))?);
         self.cache().insert(id, Parsed::Commit(commit.clone()), object.bytes.len());
         Ok(commit)
     }
 
     fn read_kind(&self, id: ObjectId, expected: ObjectKind) -> Result<Object, ReadError> {
-        let object = self.backend.read(id)?;
+        let object = self.damage.keep(self.backend.read(id))?;
         if object.kind == expected {
             Ok(object)
         } else {

@@ -11,6 +11,7 @@ use datakit_git::{
 };
 
 use crate::commit::Committer;
+use crate::damage::Damage;
 use crate::diff::{Change, diff};
 use crate::history::merge_bases;
 use crate::lease::Leases;
@@ -190,7 +191,7 @@ impl Store {
     /// # Errors
     /// [`ReadError`], which names the object.
     pub fn object(&self, id: ObjectId) -> Result<Object, ReadError> {
-        self.backend().read(id)
+        self.inner.objects.damage.keep(self.backend().read(id))
     }
 
     /// Kind and size of an object.
@@ -198,7 +199,7 @@ impl Store {
     /// # Errors
     /// [`ReadError`].
     pub fn object_header(&self, id: ObjectId) -> Result<(ObjectKind, u64), ReadError> {
-        self.backend().header(id)
+        self.inner.objects.damage.keep(self.backend().header(id))
     }
 
     /// Opens a blob of any size for reading at offsets.
@@ -206,7 +207,7 @@ impl Store {
     /// # Errors
     /// [`ReadError`].
     pub fn open_blob(&self, id: ObjectId) -> Result<BlobReader, ReadError> {
-        self.backend().open_blob(id)
+        self.inner.objects.damage.keep(self.backend().open_blob(id))
     }
 
     /// Reads a tree.
@@ -282,6 +283,11 @@ impl Store {
     /// What goes wrong behind the commits at present, in one line; it is tried again.
     pub fn trouble(&self) -> Option<String> {
         self.backend().trouble().or_else(|| self.hub().trouble())
+    }
+
+    /// Objects that cannot be read, to be told to whoever keeps the repository.
+    pub fn damage(&self) -> &Arc<Damage> {
+        &self.inner.objects.damage
     }
 
     /// What differs between two trees, sorted by path; `None` is the empty tree.

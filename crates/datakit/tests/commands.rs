@@ -167,3 +167,78 @@ fn what_a_person_gets_wrong_is_one_line_and_exit_code_2() {
     fails(&server, &["cat", "main", ""], 1);
     fails(&server, &["branch", "--at", "unix:///no/such/socket"], 1);
 }
+
+/// Commits `d/f` and damages one of the objects behind it as `damage` says; its id.
+fn damage(world: &World, object: &str, damage: fn(&std::path::Path)) -> String {
+    let mut server = Server::start(world, "sound", &[]);
+    run(&server, &["commit", "main", "-m", "x", "--set", "d/f=1", "--set", "g=2"]);
+    server.kill();
+    // Loose, by git, and without the packs and the journal of the server, which would have it too.
+    let loose = world.path("loose.git");
+    git(&world.repo, &["init", "-q", "--bare", &loose.display().to_string()]);
+    let pushed = git(&world.repo, &["rev-parse", "main"]);
+    git(
+        &loose,
+        &["-c", "fetch.unpackLimit=100", "fetch", "-q", &world.repo.display().to_string(), "main:main"],
+    );
+    assert_eq!(git(&loose, &["rev-parse", "main"]), pushed);
+    std::fs::remove_dir_all(&world.repo).unwrap();
+    std::fs::rename(&loose, &world.repo).unwrap();
+    let id = git(&world.repo, &["rev-parse", object]);
+    damage(&world.repo.join("objects").join(&id[..2]).join(&id[2..]));
+    id
+}
+
+fn garble(file: &std::path::Path) {
+    std::fs::remove_file(file).unwrap();
+    std::fs::write(file, "this is not zlib").unwrap();
+}
+
+fn remove(file: &std::path::Path) {
+    std::fs::remove_file(file).unwrap();
+}
+
+/// A person who reads `d/f` of a damaged repository is told which object it is, and never that there is no such file.
+fn damage_is_named(object: &str, how: fn(&std::path::Path)) {
+    let world = World::new();
+    let id = damage(&world, object, how);
+    let repo = world.repo.display().to_string();
+    let server = Server::start(&world, "socket", &[]);
+
+    let (_, errors) = fails(&server, &["cat", "main", "d/f", "--git", &repo], 1);
+    assert!(errors.contains(&id), "{errors}");
+    assert_eq!(run(&server, &["ls", "main", "--git", &repo]), "d/\ng\n", "the rest is read");
+
+    let (_, errors) = fails(&server, &["cat", "main", "d/f"], 1);
+    assert!(errors.contains("input/output error") && errors.contains("log"), "{errors}");
+    let log = || std::fs::read_to_string(world.path("socket.log")).unwrap();
+    let began = std::time::Instant::now();
+    while !log().contains(&id) {
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(30),
+            "the log does not name {id}: {}",
+            log()
+        );
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_corrupt_file_is_named() {
+    damage_is_named("main:d/f", garble);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    damage_is_named("main:d/f", remove);
+}
+
+#[test]
+fn a_corrupt_directory_is_named() {
+    damage_is_named("main:d", garble);
+}
+
+#[test]
+fn a_missing_directory_is_named() {
+    damage_is_named("main:d", remove);
+}

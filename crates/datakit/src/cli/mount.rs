@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use datakit::{Logs, Service};
+use datakit::{Level, Service};
 use datakit_store::{Options, Store};
 use p9p::connection::{ConnectOptions, Connection};
 use p9p::remote::Remote;
@@ -12,7 +12,7 @@ use p9p_fuse::{Caching, Mount, MountOptions};
 
 use super::Failure;
 use super::failure::chain;
-use super::serve::stop_flag;
+use super::serve::{stderr_logs, stop_flag, tell_trouble};
 
 /// How often we look whether we were told to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -50,21 +50,23 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         let store = Store::open(&arguments.source, Options::default())
             .map_err(|error| Failure::usage(chain(&error)))?;
-        let service = Service::new(store.clone(), Logs::none());
-        served = Some(store);
+        let service = Service::new(store, stderr_logs(Level::Warning));
+        served = Some(service.clone());
         let mount = service
             .mount(&arguments.directory, options)
             .map_err(|error| Failure::usage(error.to_string()))?;
         Box::new(move |timeout| mount.wait_timeout(timeout))
     };
     eprintln!("datakit: mounted on {}", arguments.directory.display());
+    let mut trouble = None;
     while !stop.load(std::sync::atomic::Ordering::Acquire) {
+        served.iter().for_each(|service| tell_trouble(service, &mut trouble));
         if wait(LOOK_EVERY) {
             break;
         }
     }
     drop(wait);
-    served.iter().for_each(Store::close);
+    served.iter().for_each(|service| service.store().close());
     Ok(())
 }
 

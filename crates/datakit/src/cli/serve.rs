@@ -106,8 +106,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Logs what goes wrong behind the commits when it begins, changes and ends.
-fn tell_trouble(service: &Service, known: &mut Option<String>) {
+/// Logs what goes wrong behind the commits when it begins, changes and ends, and which objects are damaged.
+pub fn tell_trouble(service: &Service, known: &mut Option<String>) {
+    for damage in service.store().damage().take() {
+        service.logs().log(Source::Store, Level::Error, || damage);
+    }
     let now = service.store().trouble();
     if now == *known {
         return;
@@ -176,7 +179,7 @@ fn logs(arguments: &Arguments) -> Result<Logs, Failure> {
         _ => Level::Debug,
     };
     if arguments.log_destination == "stderr" {
-        return Ok(Logs::new(level, |line| eprintln!("datakit: {line}")));
+        return Ok(stderr_logs(level));
     }
     let path = Path::new(&arguments.log_destination);
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
@@ -186,6 +189,11 @@ fn logs(arguments: &Arguments) -> Result<Logs, Failure> {
         // A full disk must not stop the service.
         let _ = std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes());
     }))
+}
+
+/// Lines that go to stderr.
+pub fn stderr_logs(level: Level) -> Logs {
+    Logs::new(level, |line| eprintln!("datakit: {line}"))
 }
 
 fn mount(service: &Service, path: &Path, allow_other: bool) -> Result<FuseMount, Failure> {

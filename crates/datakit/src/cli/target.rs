@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use datakit_client::{Branch, CommitId, DataKit, Error, Tree};
+use p9p::Errno;
 
 use super::Failure;
 
@@ -40,6 +41,11 @@ impl Target {
 pub fn failed(error: Error) -> Failure {
     match error {
         Error::Address(_) | Error::Path { .. } | Error::CommitId { .. } => Failure::usage(&error),
+        Error::Refused { path, reason } if reason == Errno::EIO.to_string() => {
+            let why =
+                super::local::damage().unwrap_or_else(|| format!("{reason}; the server's log says more"));
+            Failure::other(format!("{path}: {why}"))
+        }
         error => Failure::from(anyhow::Error::new(error)),
     }
 }

@@ -97,6 +97,16 @@ pub(crate) fn read_failed(error: &ReadError) -> Errno {
     errno.with_text(error.to_string())
 }
 
+/// What an object that the repository itself names is to a client when it cannot be read: never that the file is not
+/// there.
+pub(crate) fn damaged(store: &Store, error: &ReadError) -> Errno {
+    store.damage().add(error);
+    match read_failed(error) {
+        Errno::ENOENT | Errno::EINVAL => Errno::EIO.with_text(error.to_string()),
+        errno => errno,
+    }
+}
+
 /// What a ref that did not move is to a client.
 pub(crate) fn branch_failed(error: &BranchError) -> Errno {
     match error {

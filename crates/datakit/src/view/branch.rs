@@ -10,7 +10,7 @@ use p9p::filesystem::{Answer, OpenFile, OpenFlags};
 use p9p::stat::SetAttributes;
 use p9p_fuse::Caching;
 
-use super::attached::{Attached, branch_failed, read_failed};
+use super::attached::{Attached, branch_failed, damaged};
 use super::directory::Fixed;
 use super::item::{self, Change, Found, Item, ItemStat, Kind, LIVE_DIRECTORY};
 use super::listing::{Names, OpenDirectory};
@@ -201,7 +201,7 @@ fn branch_directory(attached: &Arc<Attached>, own: &Arc<Mutex<Own>>, branch: &Br
         diff_directory(attached, move || {
             let head = context.store.head(&branch).map_err(|error| branch_failed(&error))?;
             let Some(head) = head else { return Ok(None) };
-            Ok(Some(context.store.commit_of(head).map_err(|error| read_failed(&error))?.tree))
+            Ok(Some(context.store.commit_of(head).map_err(|error| damaged(&context.store, &error))?.tree))
         })
     };
     let latest = attached.store.watch_head(branch);

@@ -7,7 +7,7 @@ use p9p::Errno;
 use p9p::filesystem::Answer;
 use serde_json::json;
 
-use super::attached::{Attached, read_failed};
+use super::attached::{Attached, damaged, read_failed};
 use super::directory::{Fixed, Lookup};
 use super::item::{self, Found};
 use super::text::Shown;
@@ -48,7 +48,8 @@ pub(crate) fn diff_directory(
         let old = attached.store.commit_of(id).map_err(|error| read_failed(&error))?.tree;
         let (attached, tree) = (Arc::clone(&attached), tree.clone());
         Found::new(Shown::live(move || {
-            let changes = attached.store.diff(Some(old), tree()?).map_err(|error| read_failed(&error))?;
+            let changes =
+                attached.store.diff(Some(old), tree()?).map_err(|error| damaged(&attached.store, &error))?;
             Ok(change_lines(&changes))
         }))
     })

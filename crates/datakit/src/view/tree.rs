@@ -9,7 +9,7 @@ use p9p::filesystem::{Answer, Cancel, OpenFile, OpenFlags};
 use p9p::stat::SetAttributes;
 use p9p_fuse::{Caching, Content};
 
-use super::attached::{Attached, read_failed};
+use super::attached::{Attached, damaged};
 use super::item::{self, Change, Found, Item, ItemStat, Kind};
 use super::listing::{Listed, Listing, OpenDirectory};
 
@@ -40,7 +40,8 @@ impl Root {
                     Ok((PathValue { mode: Mode::Tree, id }, 0))
                 }
                 Some(commit) => {
-                    let commit = attached.store.commit_of(commit).map_err(|error| read_failed(&error))?;
+                    let commit =
+                        attached.store.commit_of(commit).map_err(|error| damaged(&attached.store, &error))?;
                     let seconds = u64::try_from(commit.committer.seconds).unwrap_or(0);
                     Ok((PathValue { mode: Mode::Tree, id: commit.tree }, seconds))
                 }
@@ -109,7 +110,10 @@ impl TreeItem {
     /// A commit of another repository is an empty directory, as in a work tree of git.
     fn tree(&self, directory: PathValue) -> Answer<Arc<Tree>> {
         match directory.mode {
-            Mode::Tree => self.attached.store.tree(directory.id).map_err(|error| read_failed(&error)),
+            Mode::Tree => {
+                let store = &self.attached.store;
+                store.tree(directory.id).map_err(|error| damaged(store, &error))
+            }
             Mode::Submodule => Ok(Arc::default()),
             _ => item::not_a_directory(),
         }
@@ -119,8 +123,8 @@ impl TreeItem {
         if let Some(size) = seen.size {
             return Ok(size);
         }
-        let (kind, size) =
-            self.attached.store.object_header(seen.value.id).map_err(|error| read_failed(&error))?;
+        let store = &self.attached.store;
+        let (kind, size) = store.object_header(seen.value.id).map_err(|error| damaged(store, &error))?;
         if kind != ObjectKind::Blob {
             return Err(Errno::EIO.with_text(format!("object {} is a {kind}, not a blob", seen.value.id)));
         }
@@ -198,7 +202,8 @@ impl Item for TreeItem {
             let listing = TreeListing { attached: Arc::clone(&self.attached), tree, number };
             return Ok(OpenDirectory::open(listing, number));
         }
-        let reader = self.attached.store.open_blob(seen.value.id).map_err(|error| read_failed(&error))?;
+        let store = &self.attached.store;
+        let reader = store.open_blob(seen.value.id).map_err(|error| damaged(store, &error))?;
         Ok(Arc::new(OpenBlob(Mutex::new(reader))))
     }
 
@@ -219,7 +224,8 @@ impl Item for TreeItem {
         if seen.value.mode != Mode::Link {
             return Err(Errno::EINVAL);
         }
-        let object = self.attached.store.object(seen.value.id).map_err(|error| read_failed(&error))?;
+        let store = &self.attached.store;
+        let object = store.object(seen.value.id).map_err(|error| damaged(store, &error))?;
         Ok(object.bytes.to_vec())
     }
 }

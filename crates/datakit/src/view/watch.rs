@@ -9,7 +9,7 @@ use p9p::filesystem::{Answer, OpenFile, OpenFlags};
 use p9p::stat::SetAttributes;
 use p9p_fuse::Caching;
 
-use super::attached::{Attached, read_failed};
+use super::attached::{Attached, damaged};
 use super::item::{self, Change, Found, Item, ItemStat, Kind, LIVE_DIRECTORY};
 use super::listing::{Names, OpenDirectory};
 use super::stream::{Feed, Stream};
@@ -136,8 +136,8 @@ impl UpdatesFeed {
     fn value(&self, head: Option<ObjectId>, path: &TreePath) -> Answer<Option<PathValue>> {
         let store = &self.attached.store;
         let Some(head) = head else { return Ok(empty_root(&self.attached, path)) };
-        let tree = store.commit_of(head).map_err(|error| read_failed(&error))?.tree;
-        store.look_up(tree, path).map_err(|error| read_failed(&error))
+        let tree = store.commit_of(head).map_err(|error| damaged(store, &error))?.tree;
+        store.look_up(tree, path).map_err(|error| damaged(store, &error))
     }
 }
 
@@ -201,7 +201,8 @@ fn path_stream(attached: &Arc<Attached>, branch: &BranchName, path: &TreePath, f
         if from.is_some() {
             return UpdatesFeed::open(&context, &branch, from, &Shows::Path(path.clone()));
         }
-        let latest = context.store.watch_path(&branch, &path).map_err(|error| read_failed(&error))?;
+        let latest =
+            context.store.watch_path(&branch, &path).map_err(|error| damaged(&context.store, &error))?;
         let empty = empty_root(&context, &path);
         let line = Box::new(move |value: Option<PathValue>| value_line(value.or(empty)));
         Ok(Box::new(LatestFeed { latest, line }))
@@ -251,10 +252,10 @@ impl Item for WatchDirectory {
         let store = &self.attached.store;
         let head = store.watch_head(&self.branch).current();
         if let Some(head) = head {
-            let tree = store.commit_of(head).map_err(|error| read_failed(&error))?.tree;
-            let value = store.look_up(tree, &self.path).map_err(|error| read_failed(&error))?;
+            let tree = store.commit_of(head).map_err(|error| damaged(store, &error))?.tree;
+            let value = store.look_up(tree, &self.path).map_err(|error| damaged(store, &error))?;
             if let Some(PathValue { mode: Mode::Tree, id }) = value {
-                let tree = store.tree(id).map_err(|error| read_failed(&error))?;
+                let tree = store.tree(id).map_err(|error| damaged(store, &error))?;
                 names.extend(tree.entries.iter().map(|entry| {
                     let name = [entry.name.as_slice(), b".node"].concat();
                     let number = self.attached.entry_number(number, &name);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use datakit_store::{FileName, NodeId, NodeKind, Transaction, TransactionError};
+use datakit_store::{FileName, NodeId, NodeKind, ReadError, Transaction, TransactionError};
 use p9p::Errno;
 use p9p::filesystem::{Answer, Cancel, OpenFile, OpenFlags};
 use p9p::stat::{SetAttributes, setattr};
@@ -56,7 +56,11 @@ pub(crate) fn transaction_failed(error: &TransactionError) -> Errno {
 }
 
 fn check<T>(result: Result<T, TransactionError>) -> Answer<T> {
-    result.map_err(|error| transaction_failed(&error))
+    result.map_err(|error| match &error {
+        // What the transaction began with names it, so it is not the file that is missing.
+        TransactionError::Read(ReadError::Missing { .. }) => Errno::EIO.with_text(error.to_string()),
+        error => transaction_failed(error),
+    })
 }
 
 /// A name that git can have. `.git` and what file systems take for it cannot be committed, so it cannot be made.

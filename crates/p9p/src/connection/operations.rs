@@ -69,11 +69,13 @@ impl Connection {
         })
     }
 
-    /// Walks up to 16 names from `fid` and returns the new fid and its qid, which is `None` when no name is walked;
-    /// ENOENT also when the walk stops on the way.
+    /// Walks up to 16 names from `fid` and returns the new fid and its qid, which is `None` when no name is walked.
+    ///
+    /// A walk that stops on the way has no error on the wire (walk(5)), so the name it stopped at is asked for alone.
     pub fn walk(&self, fid: Fid, names: &[&[u8]]) -> Called<(Fid, Option<Qid>)> {
         let names_on_wire = WalkNames::from_slice(names)?;
         let mut last = None;
+        let mut stopped_at = None;
         let new_fid = self.make_fid(|new_fid| {
             let request = Request::Walk { fid, new_fid, names: names_on_wire };
             let (passed, qid) = self.call(&request, |reply| match reply {
@@ -81,9 +83,34 @@ impl Connection {
                 _ => None,
             })?;
             last = qid;
-            if passed == names.len() { Ok(()) } else { Err(ClientError::Refused(Errno::ENOENT)) }
-        })?;
-        Ok((new_fid, last))
+            if passed == names.len() {
+                return Ok(());
+            }
+            stopped_at = (passed > 0).then_some(passed);
+            Err(ClientError::Refused(Errno::ENOENT))
+        });
+        match (new_fid, stopped_at) {
+            (Err(error), Some(passed)) => Err(self.why_stopped(fid, names, passed).unwrap_or(error)),
+            (new_fid, _) => Ok((new_fid?, last)),
+        }
+    }
+
+    /// Why a walk got no further than `passed` names, at least one; `None` when it does now.
+    fn why_stopped(&self, fid: Fid, names: &[&[u8]], passed: usize) -> Option<ClientError> {
+        let (passed, next) = (names.get(..passed)?, names.get(passed)?);
+        let reached = match self.walk(fid, passed) {
+            Ok((reached, _)) => reached,
+            Err(error) => return Some(error),
+        };
+        let further = self.walk(reached, &[next]);
+        self.forget(reached);
+        match further {
+            Ok((fid, _)) => {
+                self.forget(fid);
+                None
+            }
+            Err(error) => Some(error),
+        }
     }
 
     /// Walks a path of any length, its components separated by `/`.

@@ -319,3 +319,25 @@ fn an_unknown_extension_of_9p2000_is_plain_9p2000() {
     let (_, reply) = Reply::parse(&reply[..written], Dialect::Plan9).unwrap();
     assert_eq!(reply, Reply::Version { msize: 8192, version: b"9P2000" });
 }
+
+#[test]
+fn a_walk_that_stops_on_the_way_says_why() {
+    // walk(5): only a walk that fails at its first name is answered with an error.
+    for dialect in [Dialect::Linux, Dialect::Unix, Dialect::Plan9] {
+        let Served { directory, connection, root, server: _server } = serve(dialect);
+        fs::create_dir_all(directory.path().join("a/b")).unwrap();
+        fs::write(directory.path().join("a/f"), b"").unwrap();
+        let check = |path: &str, errno: Errno| {
+            let found = connection.walk_path(root, path.as_bytes()).unwrap_err().errno();
+            assert_eq!(found, Some(errno), "{path} in {dialect:?}");
+        };
+        check("absent/b", Errno::ENOENT);
+        check("a/absent/b", Errno::ENOENT);
+        check("a/f/below", Errno::ENOTDIR);
+        check("a/f/below/again", Errno::ENOTDIR);
+        check(&format!("a/b/{}", "x".repeat(300)), Errno::ENAMETOOLONG);
+        check(&format!("{}f/below", "a/b/../../".repeat(10) + "a/"), Errno::ENOTDIR);
+        let reached = connection.walk_path(root, b"a/b").unwrap();
+        connection.clunk(reached).unwrap();
+    }
+}
