@@ -298,8 +298,13 @@ fn follow(
 impl Put {
     /// Copies to the server.
     pub fn run(&self) -> Result<(), Failure> {
+        // Before anything is made there.
         let source = self.file.as_ref().map(|path| {
-            File::open(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+            let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
+                true => Err(io::ErrorKind::IsADirectory.into()),
+                false => Ok(file),
+            });
+            opened.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
         });
         let source = source.transpose()?;
         let client = Client::new(&self.target)?;

@@ -54,7 +54,8 @@ impl Failure {
     }
 }
 
-fn chain(error: &(dyn Error + 'static)) -> String {
+/// An error and its causes, in one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -15,6 +15,7 @@ mod target;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use failure::Failure;
@@ -56,6 +57,9 @@ fn run() -> Result<(), Failure> {
             // Help and version; a closed stdout is the reader's wish.
             let _ = error.print();
             return Ok(());
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return Err(Failure::usage("nothing to do; `p9 --help` says what there is"));
         }
         Err(error) => return Err(Failure::of_command_line(&error)),
     };

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use p9p::remote::Remote;
-use p9p_fuse::MountOptions;
+use p9p_fuse::{MountError, MountOptions};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::target::Target;
 
 /// How often signals are looked for.
@@ -42,8 +42,10 @@ impl Mount {
             tree: self.target.how.tree.clone().into_bytes(),
             ..MountOptions::default()
         };
-        let mount = p9p_fuse::Mount::new(&remote, &self.directory, options)
-            .map_err(|error| Failure::of(&self.directory.display().to_string(), &error))?;
+        let mount = p9p_fuse::Mount::new(&remote, &self.directory, options).map_err(|error| match error {
+            MountError::Directory { .. } => Failure::usage(chain(&error)),
+            error => Failure::new(chain(&error)),
+        })?;
         eprintln!(
             "p9: {} is mounted on {}; end it with `umount` or ^C",
             self.target.url,

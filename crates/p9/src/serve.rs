@@ -9,7 +9,7 @@ use p9p::memory::Quota;
 use p9p::net::{Address, Server, ServerOptions};
 use p9p::{Filesystem, HostDir, Memory, Ownership, SessionOptions};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::target::read_token;
 
 /// `p9 serve`.
@@ -87,11 +87,7 @@ impl Serve {
         let default = [Address::Tcp { host: "127.0.0.1".into(), port: 5640 }];
         let addresses = if self.listen.is_empty() { &default[..] } else { &self.listen };
         for address in addresses {
-            let bound = server.listen(address).map_err(|error| {
-                let cause =
-                    std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-                Failure::new(format!("{error}{cause}"))
-            })?;
+            let bound = server.listen(address).map_err(|error| Failure::usage(chain(&error)))?;
             eprintln!("p9: serving on {bound}");
         }
         wait_for_the_end(&server, server.connection_count() > 0)

@@ -126,6 +126,9 @@ fn a_wrong_command_line_is_exit_code_2() {
     assert!(usage(&["frobnicate"]).contains("frobnicate"));
     assert!(usage(&["serve"]).contains("DIRECTORY"));
     assert!(usage(&["serve", "/no/such/directory"]).contains("/no/such/directory"));
+    assert!(usage(&["serve", ".", "--listen", "unix:///no/such/directory/s"]).contains("cannot listen"));
+    assert!(usage(&["serve", ".", "--listen", "fd://900"]).contains("fd://900"));
+    assert_eq!(usage(&[]), "p9: nothing to do; `p9 --help` says what there is\n");
     assert!(usage(&["serve", ".", "--auth", "magic"]).contains("`peer` and `token=FILE`"));
     assert!(usage(&["cat", "tcp://localhost:1", "f", "--dialect", "9P3000"]).contains("9P2000.L"));
 }
@@ -170,6 +173,33 @@ fn a_signal_removes_the_socket() {
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert!(server.child.wait().unwrap().success());
     assert!(!server.directory.path().join("socket").exists());
+}
+
+#[test]
+fn what_cannot_be_put_leaves_nothing_behind() {
+    let server = Server::start(&[]);
+    fs::write(server.share("kept"), "as it was").unwrap();
+    for target in ["new", "kept"] {
+        let output = server.run(&["put", target, "."]);
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "p9: .: is a directory\n");
+    }
+    assert!(!server.share("new").exists());
+    assert_eq!(fs::read_to_string(server.share("kept")).unwrap(), "as it was");
+}
+
+#[test]
+fn a_place_that_cannot_be_mounted_on_is_exit_code_2() {
+    let server = Server::start(&[]);
+    let output = server.run(&["mount", "/no/such/directory"]);
+    let line = String::from_utf8(output.stderr).unwrap();
+    // Without FUSE, that comes first.
+    if line.contains("/dev/fuse") {
+        println!("SKIP: no /dev/fuse");
+        return;
+    }
+    assert_eq!(line, "p9: cannot mount on /no/such/directory: no such file or directory\n");
+    assert_eq!(output.status.code(), Some(2));
 }
 
 /// `p9 mount` of a server.
