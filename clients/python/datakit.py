@@ -126,6 +126,8 @@ class _Session:
                 body = struct.pack("<IIH", at, fid, len(part)) + b"".join(map(_string, part))
                 (walked,) = struct.unpack_from("<H", self._call(_TWALK, body))
                 if walked != len(part):
+                    if walked:
+                        self._why_stopped(names[: start + walked], names[start + walked])
                     raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
                 at = fid
         except Exception:
@@ -135,6 +137,21 @@ class _Session:
                 self.free.append(fid)
             raise
         return fid
+
+    def _why_stopped(self, passed, name):
+        """Asks for the name at which a walk stopped alone: only then is the answer an error."""
+        reached = self.walk(passed)
+        try:
+            fid = self.free.pop() if self.free else self.next_fid
+            self.next_fid = max(self.next_fid, fid + 1)
+            try:
+                self._call(_TWALK, struct.pack("<IIH", reached, fid, 1) + _string(name))
+            except Exception:
+                self.free.append(fid)
+                raise
+            self.clunk(fid)
+        finally:
+            self.clunk(reached)
 
     def clunk(self, fid, kind=_TCLUNK):
         try:

@@ -1,10 +1,11 @@
 """Tests of the Python client against the server at DATAKIT."""
 
+import errno
 import os
 import threading
 import unittest
 
-from datakit import Conflict, DataKit, NotFastForward, NotFound
+from datakit import Conflict, DataKit, DataKitError, NotFastForward, NotFound
 
 
 class Client(unittest.TestCase):
@@ -29,6 +30,9 @@ class Client(unittest.TestCase):
         self.assertEqual(sorted(snapshot.tree.list()), ["a", "top"])
         with self.assertRaises(NotFound):
             snapshot.tree.read("absent")
+        with self.assertRaises(DataKitError) as refused:
+            snapshot.tree.read("top/below")
+        self.assertEqual(refused.exception.errno, errno.ENOTDIR)
 
     def test_an_exception_gives_up(self):
         try:

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use p9p::Errno;
+
 use crate::error::Error;
 use crate::id::{CommitId, Node};
 use crate::path;
@@ -46,6 +48,9 @@ impl Branch {
     pub fn create(&self) -> Result<(), Error> {
         match self.session.mkdir(&self.root) {
             Err(Error::Exists { .. }) => Ok(()),
+            Err(Error::Refused { reason, .. }) if reason == Errno::EINVAL.to_string() => {
+                Err(Error::BranchName { name: self.name.clone() })
+            }
             made => made,
         }
     }

@@ -17,6 +17,8 @@ pub enum Error {
     NotDataKit,
     #[error("'{path}' is not a path: names are not empty, '.' or '..', at most 255 bytes, and without NUL")]
     Path { path: String },
+    #[error("'{name}' cannot be the name of a branch: see git-check-ref-format(1)")]
+    BranchName { name: String },
     #[error("{path}: not there")]
     NotFound { path: String },
     #[error("{path}: there already")]

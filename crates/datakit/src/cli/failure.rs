@@ -15,6 +15,16 @@ impl Failure {
         Self { message: message.to_string(), code: 2 }
     }
 
+    /// What clap says in several lines, in one.
+    pub fn of_command_line(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let said: Vec<_> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+        let said: Vec<_> = said.into_iter().take_while(|line| !line.starts_with("For more")).collect();
+        let line = said.join(" ");
+        Self::usage(format!("{}; --help says more", line.strip_prefix("error: ").unwrap_or(&line)))
+    }
+
     /// Anything else: exit code 1.
     pub fn other(message: impl std::fmt::Display) -> Self {
         Self { message: message.to_string(), code: 1 }

@@ -18,6 +18,7 @@ mod watch;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 pub use failure::Failure;
@@ -80,10 +81,14 @@ fn arguments() -> Vec<OsString> {
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
-        Err(error) => {
+        // Help, when asked for or when there is nothing else; a closed stdout is the reader's wish.
+        Err(error)
+            if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
+        Err(error) => return Failure::of_command_line(&error).report(),
     };
     let result = match cli.command {
         Command::Serve(arguments) => serve::run(&arguments),

@@ -122,15 +122,24 @@ pub fn tell_trouble(service: &Service, known: &mut Option<String>) {
     *known = now;
 }
 
-/// Becomes true on SIGINT, SIGTERM and SIGHUP; the second of them ends the process at once.
+/// Becomes true on SIGINT, SIGTERM and SIGHUP; the second of them ends the process at once. A SIGHUP that nohup(1) had
+/// ignored stays so.
 pub fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+    let hangup = Some(signal_hook::consts::SIGHUP).filter(|_| !hangup_is_ignored());
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM].into_iter().chain(hangup) {
         let registered = signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
         registered.map_err(|error| Failure::other(format!("signals cannot be caught: {error}")))?;
     }
     Ok(stop)
+}
+
+/// What proc_pid_status(5) says.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 fn addresses(arguments: &Arguments) -> Result<Vec<Address>, Failure> {

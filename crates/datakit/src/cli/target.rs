@@ -39,14 +39,35 @@ impl Target {
 
 /// What went wrong, as a person is told: what they got wrong themselves has exit code 2.
 pub fn failed(error: Error) -> Failure {
+    let error = in_the_persons_words(error);
     match error {
-        Error::Address(_) | Error::Path { .. } | Error::CommitId { .. } => Failure::usage(&error),
+        Error::Address(_) | Error::Path { .. } | Error::BranchName { .. } | Error::CommitId { .. } => {
+            Failure::usage(&error)
+        }
         Error::Refused { path, reason } if reason == Errno::EIO.to_string() => {
             let why =
                 super::local::damage().unwrap_or_else(|| format!("{reason}; the server's log says more"));
             Failure::other(format!("{path}: {why}"))
         }
         error => Failure::from(anyhow::Error::new(error)),
+    }
+}
+
+/// Paths as the person gave them: without the transaction or snapshot that a command made for itself.
+fn in_the_persons_words(error: Error) -> Error {
+    let own = |path: String| {
+        let below =
+            |root: &str| path.starts_with(root).then(|| path.split_once("/ro/").or(path.split_once("/rw/")));
+        match below("snapshots/").or_else(|| below("branch/")).flatten() {
+            Some((_, path)) => path.to_owned(),
+            None => path,
+        }
+    };
+    match error {
+        Error::NotFound { path } => Error::NotFound { path: own(path) },
+        Error::Exists { path } => Error::Exists { path: own(path) },
+        Error::Refused { path, reason } => Error::Refused { path: own(path), reason },
+        error => error,
     }
 }
 

@@ -1,6 +1,7 @@
 //! `datakit fetch` and `push`: other repositories.
 
 use clap::Args;
+use datakit_client::Error;
 
 use super::target::{Target, failed};
 use super::{Failure, output};
@@ -24,7 +25,7 @@ pub struct Fetch {
 pub fn fetch(arguments: &Fetch) -> Result<(), Failure> {
     let datakit = arguments.target.connect()?;
     let remote = datakit.remote(REMOTE, &arguments.url).map_err(failed)?;
-    let head = remote.fetch(&arguments.branch).map_err(failed)?;
+    let head = remote.fetch(&arguments.branch).map_err(transfer_failed)?;
     if let Some(into) = &arguments.into {
         datakit.branch(into).and_then(|into| into.fast_forward(&head)).map_err(failed)?;
     }
@@ -43,5 +44,17 @@ pub struct Push {
 
 pub fn push(arguments: &Push) -> Result<(), Failure> {
     let datakit = arguments.target.connect()?;
-    datakit.remote(REMOTE, &arguments.url).and_then(|remote| remote.push(&arguments.branch)).map_err(failed)
+    let remote = datakit.remote(REMOTE, &arguments.url).map_err(failed)?;
+    remote.push(&arguments.branch).map_err(|error| match error {
+        Error::NotFound { .. } => Failure::usage(format!("there is no branch '{}' here", arguments.branch)),
+        error => transfer_failed(error),
+    })
+}
+
+/// What the server says of a transfer, without the file in which it says so.
+fn transfer_failed(error: Error) -> Failure {
+    match error {
+        Error::Refused { reason, .. } => Failure::other(reason.strip_prefix("error: ").unwrap_or(&reason)),
+        error => failed(error),
+    }
 }

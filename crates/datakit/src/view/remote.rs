@@ -99,8 +99,9 @@ impl Known {
         let log = |level, line: String| attached.logs.log(Source::Remote, level, || line);
         let fetched = remote.fetch(Some(&branch), &transfer).map_err(|error| {
             Metrics::count(&attached.metrics.transfers_failed);
-            log(Level::Warning, format!("cannot fetch {}: {error}", remote.url()));
-            Errno::EIO.with_text(format!("error: cannot fetch {}: {error}", remote.url()))
+            let line = once(&format!("cannot fetch {}", remote.url()), &error);
+            log(Level::Warning, line.clone());
+            Errno::EIO.with_text(format!("error: {line}"))
         })?;
         Metrics::count(&attached.metrics.transfers);
         let head = fetched.branches.first().map(|branch| branch.head);
@@ -130,10 +131,9 @@ impl Known {
         let update = Update { reference: format!("refs/heads/{theirs}"), new: Some(head), force };
         let failed = |why: &dyn std::fmt::Display| {
             Metrics::count(&attached.metrics.transfers_failed);
-            attached
-                .logs
-                .log(Source::Remote, Level::Warning, || format!("cannot push to {}: {why}", remote.url()));
-            Errno::EIO.with_text(format!("error: cannot push to {}: {why}", remote.url()))
+            let line = once(&format!("cannot push to {}", remote.url()), why);
+            attached.logs.log(Source::Remote, Level::Warning, || line.clone());
+            Errno::EIO.with_text(format!("error: {line}"))
         };
         let pushed = remote.push(vec![update], false, &transfer).map_err(|error| failed(&error))?;
         match pushed.refs.first() {
@@ -280,4 +280,10 @@ impl Item for Remotes {
     fn target(&self) -> Answer<Vec<u8>> {
         Err(Errno::EINVAL)
     }
+}
+
+/// What failed, and why; causes that begin with what failed say it once.
+fn once(failed: &str, why: &dyn std::fmt::Display) -> String {
+    let why = why.to_string();
+    if why.starts_with(failed) { why } else { format!("{failed}: {why}") }
 }
