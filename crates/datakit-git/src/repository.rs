@@ -53,8 +53,53 @@ impl Default for Options {
 pub enum OpenError {
     #[error("{} is not a git repository: {detail}", path.display())]
     NotRepository { path: PathBuf, detail: String },
+    #[error("{} has the extension {name} = {value}, which is not understood here", path.display())]
+    Extension { path: PathBuf, name: String, value: String },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+}
+
+/// Why there is no repository to open: what the host says of the directory, and only then what git does.
+fn not_opened(path: &Path, error: &dyn std::error::Error) -> OpenError {
+    match std::fs::read_dir(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            OpenError::Io { path: path.to_owned(), source }
+        }
+        _ => OpenError::NotRepository { path: path.to_owned(), detail: chain(error) },
+    }
+}
+
+/// Extensions that change nothing of how objects and refs are written, or that we follow.
+const EXTENSIONS: [&str; 7] = [
+    "noop",
+    "objectformat",
+    "partialclone",
+    "preciousobjects",
+    "refstorage",
+    "relativeworktrees",
+    "worktreeconfig",
+];
+
+/// What git asks of every implementation: not to touch a repository with an extension that it does not understand. One
+/// whose refs are a reftable would look empty.
+///
+/// Spec: git, Documentation/technical/repository-version.
+fn check_extensions(path: &Path, repo: &gix::Repository) -> Result<(), OpenError> {
+    let config = repo.config_snapshot();
+    if config.integer("core.repositoryFormatVersion").unwrap_or(0) < 1 {
+        return Ok(());
+    }
+    for section in config.plumbing().sections_by_name("extensions").into_iter().flatten() {
+        for name in section.value_names() {
+            let name = name.to_ascii_lowercase();
+            let value = section.value(&name).map(|value| value.to_string()).unwrap_or_default();
+            let is_known = EXTENSIONS.contains(&name.as_str());
+            if !is_known || name == "refstorage" && value != "files" {
+                return Err(OpenError::Extension { path: path.to_owned(), name, value });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A repository on disk.
@@ -101,10 +146,11 @@ impl Repository {
         let path = path.as_ref();
         let slots = gix::odb::store::init::Slots::Given(PACKS_MAX);
         let how = gix::open::Options::isolated().object_store_slots(slots);
-        let repo = gix::ThreadSafeRepository::open_opts(path, how)
-            .map_err(|error| OpenError::NotRepository { path: path.to_owned(), detail: error.to_string() })?;
+        let repo =
+            gix::ThreadSafeRepository::open_opts(path, how).map_err(|error| not_opened(path, &error))?;
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
         let local = repo.to_thread_local();
+        check_extensions(path, &local)?;
         let git_dir = local.common_dir().to_owned();
         let objects = local.objects.store_ref().path().to_owned();
         let (hash, disk) = (local.object_hash(), options.disk.clone());
@@ -140,7 +186,7 @@ impl Repository {
         let is_empty = std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
         if is_empty {
             gix::ThreadSafeRepository::init(path, gix::create::Kind::Bare, gix::create::Options::default())
-                .map_err(|error| OpenError::NotRepository { path: path.to_owned(), detail: error.to_string() })?;
+                .map_err(|error| not_opened(path, &error))?;
         }
         Repository::open(path, options)
     }

@@ -145,7 +145,9 @@ fn what_cannot_be_served_is_said_in_a_line() {
     let (file, repo) = (world.path("file").display().to_string(), world.repo.display().to_string());
     let unix = format!("unix://{}", world.path("socket").display());
     for (arguments, said) in [
-        (&["--git", &file, "--listen", &unix][..], "file"),
+        (&["--git", &file, "--listen", &unix][..], "file: Not a directory"),
+        (&["--git", &repo, "--nonsense"], "--nonsense"),
+        (&["--git", &repo, "--memory"], "--memory"),
         (&["--git", &repo, "--listen", &taken], "127.0.0.1"),
         (&["--git", &repo, "--listen", "http://x"], "--listen: `http://x` is not"),
         (&["--git", &repo, "--listen", &unix, "--durability", "sometimes"], "use fsync, visible or behind"),
@@ -159,6 +161,40 @@ fn what_cannot_be_served_is_said_in_a_line() {
         assert_eq!((output.status.code(), lines.len()), (Some(2), 1), "{arguments:?}: {errors}");
         assert!(lines[0].contains(said), "{arguments:?}: {errors}");
     }
+}
+
+#[test]
+fn a_repository_with_an_extension_that_is_not_understood_is_left_alone() {
+    // Extensions as git-config(1) has them; the last is nobody's.
+    for (name, value) in [("refStorage", "reftable"), ("compatObjectFormat", "sha256"), ("unheardOf", "1")] {
+        let world = World::new();
+        git(&world.repo, &["config", "core.repositoryFormatVersion", "1"]);
+        git(&world.repo, &["config", &format!("extensions.{name}"), value]);
+        let before = fs::read_dir(&world.repo).unwrap().count();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_datakit"));
+        command.args(["put", "main", "f", "/dev/null", "--git"]).arg(&world.repo);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), errors.lines().count()), (Some(2), 1), "{errors}");
+        assert!(errors.contains(&name.to_lowercase()) && errors.contains(value), "{errors}");
+        assert_eq!(fs::read_dir(&world.repo).unwrap().count(), before, "nothing was made in it");
+    }
+}
+
+#[test]
+fn a_server_of_nohup_outlives_its_terminal() {
+    let world = World::new();
+    let url = format!("unix://{}", world.path("socket").display());
+    let mut command = Command::new("nohup");
+    command.args([env!("CARGO_BIN_EXE_datakit"), "serve", "--memory", "--listen", &url]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(child) = command.spawn() else { return println!("SKIP: no nohup") };
+    let server = Running(child);
+    commit(&url, "before");
+    assert!(Command::new("kill").args(["-HUP", &server.0.id().to_string()]).status().unwrap().success());
+    thread::sleep(Duration::from_millis(300));
+    commit(&url, "after");
+    assert_eq!(server.stop(), Some(0), "SIGTERM ends it");
 }
 
 #[test]
