@@ -43,3 +43,72 @@ fn a_network_that_cannot_be_is_refused_with_code_2() {
         assert_eq!(cli.config().unwrap_err().code, crate::failure::USAGE, "{arguments:?}");
     }
 }
+
+/// Every flag of VPNKit with a value that its clients give.
+const FLAGS_OF_VPNKIT: &[&str] = &[
+    "--ethernet fd:3",
+    "--port vpnkit.port.sock",
+    "--introspection state.sock",
+    "--diagnostics fd:4",
+    "--pcap fd:5",
+    "--pcap-snaplen 1500",
+    "--max-connections 2000",
+    "--vsock-path vms/0/connect",
+    "--port-forwards unix:/run/connect",
+    "--dns 10.0.0.1",
+    "--http http_proxy.json",
+    "--http-api-path http.sock",
+    "--hosts /etc/hosts",
+    "--host-names host.docker.internal,docker.for.mac.localhost",
+    "--gateway-names gateway.docker.internal",
+    "--vm-names docker-for-desktop",
+    "--listen-backlog 32",
+    "--port-max-idle-time 300",
+    "--port-max-idle-time -1",
+    "--debug",
+    "--server-macaddr F6:16:36:BC:F9:C6",
+    "--domain localdomain",
+    "--allowed-bind-addresses 127.0.0.1,0.0.0.0",
+    "--gateway-ip 192.168.65.1",
+    "--host-ip 0.0.0.0",
+    "--lowest-ip 192.168.65.3",
+    "--highest-ip 192.168.65.254",
+    "--dhcp-path dhcp.json",
+    "--mtu 1500",
+    "--udpv4-forwards 123:127.0.0.1:53859",
+    "--tcpv4-forwards 80:127.0.0.1:8080",
+    "--gateway-forwards gateway.json",
+    "--forwards forwards.json",
+    "--gc-compact-interval 1800",
+    "--log-destination asl",
+];
+
+#[test]
+fn every_flag_of_vpnkit_is_read_as_it_was() {
+    let parse = |flag: &str| Cli::try_parse_from(["vpnkit"].into_iter().chain(flag.split(' ')));
+    for flag in FLAGS_OF_VPNKIT {
+        parse(flag).unwrap_or_else(|error| panic!("{flag}: {error}"));
+        let with_sign = flag.replacen(' ', "=", 1);
+        parse(&with_sign).unwrap_or_else(|error| panic!("{with_sign}: {error}"));
+    }
+    // Prefixes that were unambiguous there.
+    for (short, long) in [
+        ("--dhcp d.json", "--dhcp-path d.json"),
+        ("--eth fd:3", "--ethernet fd:3"),
+        ("--max 5", "--max-connections 5"),
+        ("--server 02:00:00:00:00:01", "--server-macaddr 02:00:00:00:00:01"),
+        ("--pcap-s 99", "--pcap-snaplen 99"),
+        ("--high 192.168.65.9", "--highest-ip 192.168.65.9"),
+        ("--listen-ba 5", "--listen-backlog 5"),
+        ("--gateway-f g.json", "--gateway-forwards g.json"),
+    ] {
+        let (one, other) = (parse(short).unwrap(), parse(long).unwrap());
+        assert_eq!(format!("{one:?}"), format!("{other:?}"), "{short}");
+        assert_ne!(format!("{one:?}"), format!("{:?}", parse("--debug").unwrap()), "{short} says something");
+    }
+    let repeated = parse("--port a --port b --ethernet fd:3 --ethernet fd:4 --pcap x --pcap y").unwrap();
+    assert_eq!(
+        (repeated.classic.port.len(), repeated.ethernet.len(), repeated.classic.pcap.len()),
+        (2, 2, 2)
+    );
+}

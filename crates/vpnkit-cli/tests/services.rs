@@ -37,13 +37,17 @@ struct Dnsmasq(Child);
 
 impl Dnsmasq {
     fn start(port: u16, arguments: &[&str]) -> Self {
+        Self::start_at("127.0.0.1", port, arguments)
+    }
+
+    fn start_at(address: &str, port: u16, arguments: &[&str]) -> Self {
         let mut command = Command::new("dnsmasq");
         command.args(["--no-daemon", "--no-resolv", "--no-hosts", "--pid-file="]);
-        command.args(["--conf-file=/dev/null", "--listen-address=127.0.0.1", "--bind-interfaces"]);
-        command.arg(format!("--port={port}")).args(arguments);
+        command.args(["--conf-file=/dev/null", "--bind-interfaces"]);
+        command.args([format!("--listen-address={address}"), format!("--port={port}")]).args(arguments);
         let server = Self(command.stderr(Stdio::null()).spawn().unwrap());
         for _ in 0..500 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if TcpStream::connect((address, port)).is_ok() {
                 return server;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -140,6 +144,43 @@ fn names_are_asked_of_the_servers_of_their_zones() {
             guest.dig("+short both.test") == "10.9.9.1"
         });
         assert!(followed, "the file of servers was not read again");
+    });
+}
+
+#[test]
+fn the_hosts_own_name_servers_are_followed_as_they_change() {
+    let test = "the_hosts_own_name_servers_are_followed_as_they_change";
+    if !have(test, &["dig", "dnsmasq"]) {
+        return;
+    }
+    run(test, |guest| {
+        // resolv.conf has no ports, so that each has an address.
+        let server = |address: &str, answer: &str| {
+            let added =
+                Command::new("ip").args(["address", "add", &format!("{address}/8"), "dev", "lo"]).status();
+            assert!(added.unwrap().success());
+            Dnsmasq::start_at(address, 53, &[&format!("--address=/moves.test/{answer}")])
+        };
+        let _servers = [server("127.0.0.11", "10.1.1.1"), server("127.0.0.12", "10.2.2.2")];
+        let folder = tempfile::tempdir().unwrap();
+        let resolv = folder.path().join("resolv.conf");
+        std::fs::write(&resolv, "nameserver 127.0.0.11\n").unwrap();
+        // In a mount namespace of its own, where the files of the machine are these.
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc && exec \"$@\""]);
+        command.arg(folder.path()).arg(world::VPNKIT);
+        let _vpnkit = guest.serve_by(command, &["--config-net", "--no-ipv6"]);
+        let becomes = |address: &str| {
+            (0..200).any(|_| {
+                std::thread::sleep(Duration::from_millis(50));
+                guest.shell("dig @192.168.65.1 +timeout=5 +tries=1 +short moves.test || true") == address
+            })
+        };
+        assert!(becomes("10.1.1.1"), "the host's name server is asked");
+        // As programs do it that write configuration files.
+        std::fs::write(folder.path().join("new"), "search x\nnameserver 127.0.0.12\n").unwrap();
+        std::fs::rename(folder.path().join("new"), &resolv).unwrap();
+        assert!(becomes("10.2.2.2"), "and the new one after a change");
     });
 }
 
