@@ -79,7 +79,8 @@ impl Watch {
         }
     }
 
-    /// Watches the folders of all links on the way to each file, and of the file.
+    /// Watches the folders of all links on the way to each file, and of the file; and the file itself, which may be written by
+    /// another name: one that is mounted in a container is written outside.
     fn watch_folders(&mut self) {
         let Some(queue) = &self.queue else { return self.whole = false };
         let flags = inotify::WatchFlags::CLOSE_WRITE
@@ -97,6 +98,8 @@ impl Watch {
                     file.names.push(name.as_bytes().to_vec());
                 }
             }
+            // One that is missing has no other name.
+            let _ = inotify::add_watch(queue, &file.path, inotify::WatchFlags::CLOSE_WRITE);
         }
         self.whole = whole;
     }
@@ -181,6 +184,11 @@ mod tests {
         fs::write(path("new"), "three").unwrap();
         fs::rename(path("new"), path("real")).unwrap();
         assert_eq!(text(watch.next()), [(0, Some("three".into()))]);
+        // By another name, as a container's file is written from outside.
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::hard_link(path("real"), elsewhere.path().join("other")).unwrap();
+        fs::write(elsewhere.path().join("other"), "from outside").unwrap();
+        assert_eq!(text(watch.next()), [(0, Some("from outside".into()))]);
         fs::write(path("later"), "here").unwrap();
         assert_eq!(text(watch.next()), [(1, Some("here".into()))]);
         fs::remove_file(path("link")).unwrap();
