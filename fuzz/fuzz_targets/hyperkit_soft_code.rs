@@ -10,12 +10,12 @@ use libfuzzer_sys::fuzz_target;
 
 /// Where the code begins, with RAM on both sides.
 const CODE: u64 = 0x8000;
-const INSTRUCTIONS_MAX: u64 = 2_000;
+const INSTRUCTIONS_MAX: u64 = 500;
 /// Faults are stepped over by a byte, so that what follows is reached.
-const FAULTS_MAX: u32 = 50;
+const FAULTS_MAX: u32 = 16;
 
 fuzz_target!(|code: &[u8]| {
-    let code = &code[..code.len().min(0x1000)];
+    let code = &code[..code.len().min(0x200)];
     run(code, Tiers::INTERPRETER);
     run(code, Tiers::FORCED);
 });
