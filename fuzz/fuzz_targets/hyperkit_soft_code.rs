@@ -10,6 +10,7 @@ use libfuzzer_sys::fuzz_target;
 
 /// Where the code begins, with RAM on both sides.
 const CODE: u64 = 0x8000;
+const RAM_BYTES: usize = 1 << 20;
 const INSTRUCTIONS_MAX: u64 = 500;
 /// Faults are stepped over by a byte, so that what follows is reached.
 const FAULTS_MAX: u32 = 16;
@@ -21,7 +22,9 @@ fuzz_target!(|code: &[u8]| {
 });
 
 fn run(code: &[u8], tiers: Tiers) {
-    let ram = Arc::new(GuestRam::new(1 << 20).expect("a megabyte is to be had"));
+    let ram = Arc::new(GuestRam::new(RAM_BYTES as u64).expect("a megabyte is to be had"));
+    // INT3 all around: zeros are instructions, and their translation would be all that is fuzzed.
+    ram.write(GuestAddr(0), &[0xcc; RAM_BYTES]).expect("all of it is RAM");
     ram.write(GuestAddr(CODE), code).expect("the code lies in RAM");
     let mut cpu = Cpu::for_tests(ram);
     cpu.set_tiers(tiers);
