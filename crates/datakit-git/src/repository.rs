@@ -138,7 +138,7 @@ const PACKS_MAX: u16 = 8192;
 
 impl Repository {
     /// Opens a repository: bare, or the top of a work tree, or a linked one. What a process that died has left undone is
-    /// done first.
+    /// done first. One that cannot be written is opened for reading.
     ///
     /// # Errors
     /// [`OpenError`].

@@ -214,8 +214,12 @@ fn remove(packs: &[PathBuf]) {
     }
 }
 
-/// Does what the journals of dead processes say, and tidies up behind them. What is already done is left alone.
+/// Does what the journals of dead processes say, and tidies up behind them. What is already done is left alone; all of it
+/// is left to others where nothing can be written.
 pub(crate) fn recover(writer: &Writer) -> io::Result<()> {
+    if writer.is_read_only() {
+        return Ok(());
+    }
     let folder = writer.folder.join("datakit");
     let dead = crate::intent::recover(&folder, &writer.refs)?;
     let mut journals: Vec<PathBuf> = fs::read_dir(&folder)?

@@ -66,7 +66,8 @@ pub(crate) struct Writer {
     pub upkeep: Upkeep,
     /// Packs made of others so far.
     pub merged: AtomicU64,
-    intent: Intent,
+    /// Or why nothing can be written here.
+    intent: Result<Intent, Arc<io::Error>>,
     /// When commits are acknowledged before they are visible to all.
     pub behind: Option<Behind>,
 }
@@ -116,13 +117,17 @@ impl Writer {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let instance = format!("{:x}{:x}", std::process::id(), nanos & 0xffff_ffff);
         let ours = folder.join("datakit");
-        fs::create_dir_all(&ours)?;
-        fs::create_dir_all(objects.join("pack"))?;
+        let made = fs::create_dir_all(&ours).and_then(|()| fs::create_dir_all(objects.join("pack")));
+        let intent = match made.and_then(|()| Intent::create(&ours, &instance)) {
+            Ok(intent) => Ok(intent),
+            Err(error) if is_read_only(&error) => Err(Arc::new(error)),
+            Err(error) => return Err(error),
+        };
         let is_behind = durability == Durability::Behind;
         let spare = ours.join(format!("ref-{instance}"));
         Ok(Writer {
             refs: Refs::new(folder.clone(), hash, disk.clone()),
-            intent: Intent::create(&ours, &instance)?,
+            intent,
             instance,
             state: Mutex::new(State { packer: Packer::new(hash), now: Generation::default(), next_pack: 1 }),
             recent: RwLock::default(),
@@ -139,6 +144,16 @@ impl Writer {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the repository can be read and not written: on a disk that is read-only, or another user's.
+    pub fn is_read_only(&self) -> bool {
+        self.intent.is_err()
+    }
+
+    fn intent(&self) -> Result<&Intent, WriteError> {
+        let action = || "the repository cannot be written".to_owned();
+        self.intent.as_ref().map_err(|source| WriteError::Io { action: action(), source: Arc::clone(source) })
     }
 
     /// An object that was written lately.
@@ -159,6 +174,7 @@ impl Writer {
     /// Writes a batch whose edits this writer can make; the results say which refs moved. Edits that are not ours are
     /// `None`.
     pub fn write(&self, batch: &Batch) -> Result<Vec<Option<Result<(), WriteError>>>, WriteError> {
+        self.intent()?;
         for new in &batch.objects {
             match &new.content {
                 Content::Prepared(prepared) => {
@@ -219,6 +235,7 @@ impl Writer {
 
     /// Writes one pack of small objects, as visible and as little durable as a file is.
     pub fn write_small(&self, objects: &[NewObject]) -> Result<(), WriteError> {
+        self.intent()?;
         let objects: Vec<&NewObject> = objects.iter().collect();
         let mut state = self.state();
         let pack = state.packer.pack(contents(&objects)).map_err(failed("a pack cannot be made"))?;
@@ -233,12 +250,12 @@ impl Writer {
 
     /// Leaves nothing behind, when all is written.
     pub fn end(&self) {
-        self.intent.end();
+        self.intent.iter().for_each(Intent::end);
     }
 
     /// Notes what is locked, or about to be.
     pub fn note<'a>(&self, moves: impl Iterator<Item = Noted<'a>>) -> Result<(), WriteError> {
-        self.intent.note(moves).map_err(failed("what is to be locked cannot be noted"))
+        self.intent()?.note(moves).map_err(failed("what is to be locked cannot be noted"))
     }
 
     /// Remembers that a ref moves, so that it comes to disk with the rest.
@@ -317,6 +334,7 @@ impl Writer {
 
     /// Writes a large blob without a name yet.
     pub fn prepare(&self, file: &fs::File, size: u64) -> Result<(ObjectId, Prepared), WriteError> {
+        self.intent()?;
         let to = prepared::Place { disk: &self.disk, folder: &self.objects, is_durable: self.is_durable };
         prepared::prepare(to, self.hash, file, size).map_err(failed("a large file cannot be written"))
     }
@@ -445,6 +463,10 @@ impl Writer {
             self.rotate(&mut state);
         }
     }
+}
+
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
 /// What goes into a pack.

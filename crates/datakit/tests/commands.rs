@@ -255,3 +255,31 @@ fn a_corrupt_directory_is_named() {
 fn a_missing_directory_is_named() {
     damage_is_named("main:d", remove);
 }
+
+#[test]
+fn a_repository_that_cannot_be_written_is_read() {
+    let world = World::new();
+    let server = Server::start(&world, "socket", &[]);
+    run(&server, &["commit", "main", "-m", "first", "--set", "a/b=text"]);
+    drop(server);
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" || exit 77
+        for task in 'cat main a/b' 'ls main' 'branch' 'commit main -m second --set c=1' 'branch create other main'; do
+            \"$0\" $task --git \"$1\" 2>&1; echo \"= $?\"
+        done";
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_datakit")]);
+    let output = match command.arg(&world.repo).output() {
+        Ok(output) if output.status.code() != Some(77) => output,
+        other => return println!("SKIP: no mount namespace: {other:?}"),
+    };
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[..4], ["text", "= 0", "a/", "= 0"], "{said}");
+    assert!(lines[4].ends_with(" main") && lines[5] == "= 0", "{said}");
+    for (at, branch) in [(6, "main"), (8, "other")] {
+        assert!(lines[at].starts_with(&format!("datakit: {branch}: the server refused: ")), "{said}");
+        assert!(lines[at].contains("ead-only file system"), "{said}");
+        assert_eq!(lines[at + 1], "= 1", "{said}");
+    }
+    fsck(&world.repo);
+}

@@ -56,6 +56,14 @@ pub fn failed(error: Error) -> Failure {
 /// Paths as the person gave them: without the transaction or snapshot that a command made for itself.
 fn in_the_persons_words(error: Error) -> Error {
     let own = |path: String| {
+        // What concerns a transaction as a whole, or its head, is the branch's.
+        if let Some(path) = path.strip_prefix("branch/") {
+            let transaction = path.split_once("/transactions/client-").filter(|_| path.ends_with("/ctl"));
+            if let Some(branch) = transaction.map(|(branch, _)| branch).or(path.strip_suffix("/fast-forward"))
+            {
+                return branch.to_owned();
+            }
+        }
         let below =
             |root: &str| path.starts_with(root).then(|| path.split_once("/ro/").or(path.split_once("/rw/")));
         match below("snapshots/").or_else(|| below("branch/")).flatten() {
