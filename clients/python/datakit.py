@@ -116,9 +116,14 @@ class _Session:
             raise DataKitError(f"the server answered type {answered} to type {kind}")
         return reply
 
+    def _unused_fid(self):
+        if self.free:
+            return self.free.pop()
+        self.next_fid += 1
+        return self.next_fid - 1
+
     def walk(self, names):
-        fid = self.free.pop() if self.free else self.next_fid
-        self.next_fid = max(self.next_fid, fid + 1)
+        fid = self._unused_fid()
         at = 0
         try:
             for start in range(0, max(len(names), 1), 16):
@@ -142,8 +147,7 @@ class _Session:
         """Asks for the name at which a walk stopped alone: only then is the answer an error."""
         reached = self.walk(passed)
         try:
-            fid = self.free.pop() if self.free else self.next_fid
-            self.next_fid = max(self.next_fid, fid + 1)
+            fid = self._unused_fid()
             try:
                 self._call(_TWALK, struct.pack("<IIH", reached, fid, 1) + _string(name))
             except Exception:

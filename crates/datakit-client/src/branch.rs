@@ -82,7 +82,7 @@ impl Branch {
         let moved = self.session.command(&format!("{}/fast-forward", self.root), commit.as_str().as_bytes());
         match moved {
             // Anything else than that: nothing can be written there.
-            Err(Error::Refused { reason, .. }) if is_busy(&reason) => {
+            Err(Error::Refused { reason, .. }) if reason == Errno::EBUSY.to_string() => {
                 Err(Error::NotFastForward { branch: self.name.clone(), commit: commit.to_string() })
             }
             moved => moved,
@@ -213,10 +213,4 @@ pub fn read_diff(session: &Session, path: &str) -> Result<Vec<Change>, Error> {
         }
     };
     text.lines().map(parse).collect()
-}
-
-/// Whether a refusal says that the branch is elsewhere: by its words in the dialects that have them, by its number else.
-fn is_busy(reason: &str) -> bool {
-    reason == Errno::EBUSY.to_string()
-        || ["not-fast-forward", " has moved", " is locked"].iter().any(|word| reason.contains(word))
 }
