@@ -92,8 +92,7 @@ impl Stack {
             let Some(frame_bytes) = send_segment(config, flow, &plan, mac, sink) else {
                 return Turn::Blocked;
             };
-            let again = flow.endpoint.commit(now, &plan);
-            self.counters.retransmitted += u64::from(again);
+            self.counters.retransmitted += flow.endpoint.commit(now, &plan);
             self.counters.frames_out += 1;
             self.counters.bytes_out += frame_bytes as u64;
             sent += plan.len;

@@ -113,11 +113,11 @@ impl Endpoint {
 
     /// Spec: RFC 2018 §3.
     fn add_sack(&self, options: &mut Options) {
-        let count = self.early.blocks().count() as u8;
-        options.add(&[1, 1, 5, 2 + 8 * count]);
-        for (start, end) in self.early.blocks() {
-            options.add(&(self.rcv_nxt + start).0.to_be_bytes());
-            options.add(&(self.rcv_nxt + end).0.to_be_bytes());
+        let blocks = self.early.blocks();
+        options.add(&[1, 1, 5, 2 + 8 * blocks.as_slice().len() as u8]);
+        for (start, end) in blocks.as_slice() {
+            options.add(&(self.rcv_nxt + *start).0.to_be_bytes());
+            options.add(&(self.rcv_nxt + *end).0.to_be_bytes());
         }
     }
 
@@ -217,16 +217,26 @@ impl Endpoint {
         plan
     }
 
-    /// Notes that `plan` was sent at `now`; returns whether it was sent before.
-    pub fn commit(&mut self, now: Instant, plan: &Plan) -> bool {
+    /// Notes which early ranges `plan` told the peer; returns whether there are more that it does not know.
+    fn tells_more(&mut self, plan: &Plan) -> bool {
+        if plan.options_bytes > 0 {
+            let blocks = self.early.blocks();
+            self.early.told(&blocks);
+        }
+        self.early.has_news()
+    }
+
+    /// Notes that `plan` was sent at `now`; returns how many segments of it were sent before.
+    pub fn commit(&mut self, now: Instant, plan: &Plan) -> u64 {
         let taken = plan.len as u32 + u32::from(plan.flags & FIN != 0) + u32::from(plan.flags & SYN != 0);
         let end = plan.seq + taken;
-        self.ack_due = false;
+        self.ack_due = self.sack_ok && !self.early.is_empty() && self.tells_more(plan);
         self.rcv_told = plan.ack;
         self.rcv_edge = plan.edge.max(self.rcv_edge);
         if taken == 0 {
-            return false;
+            return 0;
         }
+        let again = self.snd_max.since(plan.seq).clamp(0, taken.cast_signed()).unsigned_abs();
         let fresh = self.snd_max.before(end);
         if plan.flags & SYN != 0 {
             self.syn_due = false;
@@ -248,7 +258,7 @@ impl Endpoint {
         if !matches!(self.timer, Timer::Retransmit(_)) {
             self.timer = Timer::Retransmit(now + self.rtt.timeout());
         }
-        !fresh
+        u64::from(again.div_ceil(u32::from(plan.mss).max(1)))
     }
 
     /// Sets the timer for what is under way, or for what the peer has no window for. Called when output is done;

@@ -10,10 +10,10 @@ use crate::world::{OUTSIDE6, World, has, run};
 use crate::{block, download_from, upload_to};
 
 /// The host, as guests know it.
-const HOST6: &str = "fd76:706e:6b69:7400::2";
+pub const HOST6: &str = "fd76:706e:6b69:7400::2";
 
 /// Waits until the guest has made itself an address of the network's prefix; returns it.
-fn configured(world: &World) -> String {
+pub fn configured(world: &World) -> String {
     world.shell(
         "for i in $(seq 400); do
             a=$(ip -6 -o address show dev tap0 scope global -tentative | grep -o 'fd76:706e:6b69:7400:[0-9a-f:]*' | head -1)

@@ -3,7 +3,9 @@
 
 mod dhcp;
 mod ipv6;
+mod loss;
 mod path;
+mod wire;
 mod world;
 
 use std::io::{Read, Write};
@@ -148,20 +150,6 @@ fn bytes_arrive_without_offload_of_the_guest() {
     run("bytes_arrive_without_offload_of_the_guest", 1500, |world| {
         world.shell("ethtool -K tap0 tx off tso off gso off 2>/dev/null || ip link set tap0 gso_max_segs 1");
         upload(world, 300);
-    });
-}
-
-#[test]
-fn bytes_arrive_although_the_guest_loses_frames() {
-    run("bytes_arrive_although_the_guest_loses_frames", 1500, |world| {
-        let status =
-            world.guest("tc qdisc add dev tap0 root netem loss 3% reorder 5% delay 1ms").output().unwrap();
-        if !status.status.success() {
-            println!("SKIP: no netem: {}", String::from_utf8_lossy(&status.stderr).trim());
-            return;
-        }
-        upload(world, 100);
-        download(world, 100);
     });
 }
 

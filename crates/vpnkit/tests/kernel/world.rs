@@ -10,8 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
+use ethlink::{Tap, TapError};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use vpnkit::{Config, Engine, Network, Resolvers, TapLink};
+use vpnkit::{Config, Engine, Link, MemoryLink, Network, Resolvers, TapLink};
+
+use crate::wire::{Faults, Frames, Tally, Wire};
 
 const INSIDE: &str = "VPNKIT_TEST_INSIDE";
 /// An address of the engine's namespace that is neither loopback nor the guest's network.
@@ -27,8 +30,30 @@ pub fn has(program: &str) -> bool {
 
 /// Runs `body` in namespaces of its own; `test` is the full name of the test that calls it.
 pub fn run(test: &str, mtu: u16, body: impl FnOnce(&World)) {
+    run_inside(test, || {
+        body(&World::new(mtu, true, |guest| {
+            let tap = open_tap(guest, Tap::open);
+            (Arc::new(TapLink::new(tap)), None)
+        }));
+    });
+}
+
+/// Runs `body` as [`run`] does, over a wire with faults.
+pub fn run_over(test: &str, mtu: u16, (frames, faults): (Frames, Faults), body: impl FnOnce(&World)) {
+    run_inside(test, || {
+        let plain = frames == Frames::Plain;
+        body(&World::new(mtu, !plain, |guest| {
+            let tap = open_tap(guest, if plain { Tap::open_plain } else { Tap::open });
+            let link = Arc::new(MemoryLink::new());
+            let wire = Wire::join(link.clone(), tap, frames, faults);
+            (link, Some(wire))
+        }));
+    });
+}
+
+fn run_inside(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
-        return body(&World::new(mtu));
+        return body();
     }
     if let Some(reason) = obstacle() {
         return skip(test, &reason);
@@ -65,10 +90,12 @@ fn obstacle() -> Option<String> {
 pub struct World {
     pub engine: Engine,
     guest: Station,
+    wire: Option<Wire>,
 }
 
 impl World {
-    fn new(mtu: u16) -> Self {
+    /// `connect` makes the link to the guest whose process it gets.
+    fn new(mtu: u16, offload: bool, connect: impl FnOnce(u32) -> (Arc<dyn Link>, Option<Wire>)) -> Self {
         command("ip", &["link", "set", "lo", "up"]);
         command("ip", &["address", "add", &format!("{OUTSIDE}/32"), "dev", "lo"]);
         command("ip", &["-6", "address", "add", &format!("{OUTSIDE6}/128"), "dev", "lo"]);
@@ -77,17 +104,17 @@ impl World {
         // Ping without privilege, as most systems allow it.
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
         let guest = Station::new();
-        let tap = open_tap(guest.pid());
+        let (link, wire) = connect(guest.pid());
         let network = Network {
             mtu,
-            offload: true,
+            offload,
             domain: "fleet.example".into(),
             search: vec!["harbour.example".into()],
             ..Network::default()
         };
         let dns = Resolvers::Fixed(Vec::new());
         let config = Config { network, dns, hosts: None, ..Config::default() };
-        let world = Self { engine: Engine::start(config, Arc::new(tap)).unwrap(), guest };
+        let world = Self { engine: Engine::start(config, link).unwrap(), guest, wire };
         world.shell(&format!(
             "ip link set lo up; ip link set tap0 mtu {mtu} up && ip address add 192.168.65.3/24 dev tap0 \
              && ip route add default via 192.168.65.1"
@@ -103,6 +130,11 @@ impl World {
     /// Runs a command line in the guest and returns what it prints; fails if it does.
     pub fn shell(&self, line: &str) -> String {
         self.guest.shell(line)
+    }
+
+    /// What the wire did with what goes to the engine, and with what goes to the guest.
+    pub fn tallies(&self) -> (Tally, Tally) {
+        self.wire.as_ref().unwrap().tallies()
     }
 
     /// One more network namespace, with no device but its loopback.
@@ -179,11 +211,11 @@ impl Drop for Station {
 }
 
 /// Opens `tap0` in the network namespace of the process.
-fn open_tap(process: u32) -> TapLink {
+fn open_tap(process: u32, open: fn(&str) -> Result<Tap, TapError>) -> Tap {
     thread::spawn(move || {
         let namespace = std::fs::File::open(format!("/proc/{process}/ns/net")).unwrap();
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        TapLink::open("tap0").unwrap()
+        open("tap0").unwrap()
     })
     .join()
     .unwrap()
