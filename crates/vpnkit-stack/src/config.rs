@@ -191,7 +191,7 @@ pub struct Limits {
     pub window_bytes: u32,
     /// Largest window of a flow, in bytes.
     pub window_bytes_max: u32,
-    /// Bytes from the host that one flow may queue.
+    /// Bytes from the host that flows may queue together before each has to do with little.
     pub send_bytes: usize,
     /// Bytes that all flows together may promise and queue.
     pub buffer_bytes: u64,
@@ -211,7 +211,7 @@ impl Default for Limits {
             dns_queries: 2048,
             window_bytes: 64 * 1024,
             window_bytes_max: 512 * 1024,
-            send_bytes: 256 * 1024,
+            send_bytes: 2 << 20,
             buffer_bytes: 512 << 20,
             queued_frames: 1024,
             neighbours: 256,

@@ -8,6 +8,7 @@ use vpnkit_wire::{ParseError, dns, ip};
 
 use super::address::Place;
 use super::icmp_error::Fate;
+use super::tcp_host::AHEAD_BYTES;
 use super::{Sockets, Stack};
 use crate::drops::DropReason;
 use crate::event::{Effect, TcpId, TcpSnapshot};
@@ -164,9 +165,9 @@ impl Stack {
 
     /// Tells the host of room if it was told that there is none, once there is enough to be worth a read.
     fn tell_room(&mut self, id: TcpId) {
-        let limit = self.config.limits.send_bytes;
+        let limit = self.queue_limit(id);
         let Some(flow) = self.tcp.get_mut(id.0) else { return };
-        if flow.starved && flow.endpoint.room_bytes(limit) >= limit / 2 {
+        if flow.starved && flow.endpoint.room_bytes(limit) >= (limit / 2).min(AHEAD_BYTES) {
             flow.starved = false;
             self.effects.push_back(Effect::TcpRoom(id));
         }

@@ -17,6 +17,11 @@ use crate::table::FlowKey;
 use crate::tcp::Endpoint;
 use crate::time::Instant;
 
+/// Bytes queued beyond what may be under way: what one read brings, so that the next frames are there when there is
+/// room for them.
+pub(super) const AHEAD_BYTES: usize = 256 * 1024;
+/// Bytes that a flow may queue when the memory for all is used up: flows go on with little rather than stop.
+const SCARCE_BYTES: usize = 4096;
 /// Ports tried for a peer whose own port is in use.
 const ALIASES_MAX: u16 = 256;
 
@@ -127,14 +132,25 @@ impl Stack {
     /// Bytes that the host may queue for the guest now. After zero, [`crate::Effect::TcpRoom`] tells when there is
     /// room again.
     pub fn tcp_room(&mut self, id: TcpId) -> usize {
-        let limits = self.config.limits;
-        let used = self.buffered.promised + self.buffered.queued;
-        // When memory is short, flows go on with little rather than stop.
-        let limit = if used >= limits.buffer_bytes { limits.send_bytes / 64 } else { limits.send_bytes };
+        let limit = self.queue_limit(id);
         let Some(flow) = self.host_flow(id) else { return 0 };
         let room = flow.endpoint.room_bytes(limit);
         flow.starved = room == 0;
         room
+    }
+
+    /// Bytes that a flow may have in its queue for the guest: what may be under way and something ahead of it, so that
+    /// neither end waits for the other. A guest that takes nothing has little queued for it.
+    pub(super) fn queue_limit(&self, id: TcpId) -> usize {
+        let limits = &self.config.limits;
+        let used = self.buffered.promised + self.buffered.queued;
+        if used >= limits.buffer_bytes {
+            return SCARCE_BYTES;
+        }
+        let Some(flow) = self.tcp.get(id.0) else { return 0 };
+        let others = self.buffered.queued.saturating_sub(flow.endpoint.queued_bytes() as u64);
+        let share = limits.send_bytes.saturating_sub(usize::try_from(others).unwrap_or(usize::MAX));
+        (flow.endpoint.flight_bytes() + AHEAD_BYTES).min(share).max(AHEAD_BYTES)
     }
 
     /// Data that fills one frame to the guest: reads of a multiple of it make whole frames.

@@ -365,6 +365,11 @@ impl Endpoint {
         self.fin_in
     }
 
+    /// Bytes that may be under way to the guest at once, as things are.
+    pub fn flight_bytes(&self) -> usize {
+        self.snd_wnd.min(self.congestion.window()) as usize
+    }
+
     /// Bytes that may be queued, when `limit` may be in the buffer.
     pub fn room_bytes(&self, limit: usize) -> usize {
         if self.fin_out == FinOut::Open { limit.saturating_sub(self.tx.len()) } else { 0 }

@@ -258,6 +258,8 @@ impl Host {
 
     /// Waits for something to happen: awake for a moment, if that paid lately, then asleep.
     fn wait_idle(&mut self) -> std::io::Result<usize> {
+        let counters = self.stack.counters();
+        self.spin.moved(counters.bytes_in + counters.bytes_out);
         if self.spin.is_worth_it() {
             let began = std::time::Instant::now();
             while began.elapsed() < self.spin.moment() {

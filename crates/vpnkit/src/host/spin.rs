@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+/// Bytes moved between two naps from which on somebody is busy with them for longer than it takes to wake the engine.
+const BYTES_MAX: u64 = 32 * 1024;
 /// Naps that may disappoint before it is given up.
 const CREDIT_MAX: u32 = 8;
 
@@ -13,12 +15,16 @@ const CREDIT_MAX: u32 = 8;
 pub struct Spin {
     moment: Duration,
     credit: u32,
+    /// Bytes moved until the last nap.
+    moved: u64,
+    /// Whether much moved since.
+    bulk: bool,
 }
 
 impl Spin {
     /// Stays awake for `moment` at a time; with none of it, never.
     pub fn new(moment: Duration) -> Self {
-        Self { moment, credit: 0 }
+        Self { moment, credit: 0, moved: 0, bulk: false }
     }
 
     /// How long to stay awake.
@@ -28,7 +34,14 @@ impl Spin {
 
     /// Whether to stay awake now.
     pub fn is_worth_it(&self) -> bool {
-        self.credit > 0
+        self.credit > 0 && !self.bulk
+    }
+
+    /// All that could be moved for now was, `total` bytes so far. Who streams is not waited for: what is gathered
+    /// meanwhile is moved with fewer calls.
+    pub fn moved(&mut self, total: u64) {
+        self.bulk = total - self.moved > BYTES_MAX;
+        self.moved = total;
     }
 
     /// Something came while awake.
@@ -58,6 +71,18 @@ mod tests {
             spin.slept(Duration::from_millis(10));
         }
         assert!(!spin.is_worth_it());
+    }
+
+    #[test]
+    fn streams_are_not_waited_for() {
+        let mut spin = Spin::new(MOMENT);
+        spin.slept(MOMENT / 2);
+        spin.moved(1000);
+        assert!(spin.is_worth_it());
+        spin.moved(100_000);
+        assert!(!spin.is_worth_it());
+        spin.moved(101_000);
+        assert!(spin.is_worth_it(), "the stream is over");
     }
 
     #[test]
