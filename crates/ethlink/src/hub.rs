@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -17,9 +18,11 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::framing::Framing;
 use crate::greeting::{Greeting, Terms};
+use crate::guard::{Addresses, Guard};
 use crate::identity::Identities;
 use crate::port::{Device, Left, Packets, Port, SCRATCH_BYTES, Stream};
 use crate::switch::{Mac, PortId, Switch, Verdict};
+use crate::sys::linux;
 use crate::tap::Tap;
 use crate::vhost::VhostUser;
 use crate::vnet::Vnet;
@@ -36,6 +39,12 @@ const EVENTS_MAX: usize = 64;
 const SOCKET_BYTES: usize = 4 << 20;
 /// Where the numbers of listening sockets begin.
 const LISTENERS_AT: u64 = 1 << 32;
+/// The number of the timer.
+const TIMER: u64 = 1 << 33;
+/// How often it is looked whether a machine on datagrams is gone.
+const LOOK: Duration = Duration::from_secs(1);
+/// IEEE 802 local experimental EtherType 1: of no protocol that anybody speaks.
+const TYPE_EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
 
 /// What machines connect with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +105,14 @@ pub struct Hub {
     listeners: Vec<Listener>,
     slots: Vec<Option<Slot>>,
     switch: Switch,
+    guard: Option<Guard>,
+    /// Where machines are on datagrams.
+    timer: Option<OwnedFd>,
+    /// A frame of the engine to itself, which nobody minds.
+    probe: [u8; 60],
     terms: Terms,
     dropped: u64,
+    forged: u64,
     /// Hardware addresses of machines that left since that was asked.
     departed: Vec<Mac>,
     scratch: Vec<u8>,
@@ -113,7 +128,24 @@ impl Hub {
         let terms = Terms { mtu, serial: 0, identities: None };
         let (switch, scratch) = (Switch::new(engine), vec![0; SCRATCH_BYTES]);
         let (listeners, slots, departed) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { epoll, listeners, slots, switch, terms, dropped: 0, departed, scratch })
+        let mut probe = [0; 60];
+        probe[..6].copy_from_slice(&engine);
+        probe[6..12].copy_from_slice(&engine);
+        probe[12..14].copy_from_slice(&TYPE_EXPERIMENTAL);
+        Ok(Self {
+            epoll,
+            listeners,
+            slots,
+            switch,
+            guard: None,
+            timer: None,
+            probe,
+            terms,
+            dropped: 0,
+            forged: 0,
+            departed,
+            scratch,
+        })
     }
 
     /// Lets machines connect. A Unix socket that nobody listens to any more is replaced.
@@ -150,9 +182,29 @@ impl Hub {
             let fd = listener.fd.try_clone()?;
             // The path lives as long as the hub.
             self.listeners.push(listener);
+            self.start_timer()?;
             return self.add(Port::Packets(Packets::new(fd, false)));
         }
         self.accept_from(listener)
+    }
+
+    fn start_timer(&mut self) -> io::Result<()> {
+        if self.timer.is_none() {
+            let timer = linux::interval_timer(LOOK)?;
+            epoll::add(&self.epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
+            self.timer = Some(timer);
+        }
+        Ok(())
+    }
+
+    fn look(&mut self) {
+        if let Some(timer) = &self.timer {
+            // It says how often it ran out.
+            let _ = rustix::io::read(timer, &mut [0; 8]);
+        }
+        for slot in self.slots.iter_mut().flatten() {
+            slot.port.look(&self.probe);
+        }
     }
 
     /// Lets machines connect to a socket that is bound already, whoever bound it.
@@ -190,6 +242,11 @@ impl Hub {
     /// Lets machines that connect from now on prefer addresses.
     pub fn set_identities(&mut self, identities: Arc<Identities>) {
         self.terms.identities = Some(identities);
+    }
+
+    /// Lets machines use no addresses but their own from now on: see [`Guard`].
+    pub fn set_addresses(&mut self, addresses: Addresses) {
+        self.guard = Some(Guard::new(addresses));
     }
 
     /// Attaches what is behind a TAP device.
@@ -231,6 +288,11 @@ impl Hub {
         self.dropped
     }
 
+    /// Frames that were dropped because their sender used an address that is not its own.
+    pub fn forged(&self) -> u64 {
+        self.forged
+    }
+
     /// Acts on everything that machines did, hands frames for the engine to `take`, and passes those between machines
     /// on. Returns whether there may be more; if not, [`AsFd`] tells of what comes.
     pub fn receive(&mut self, take: &mut dyn FnMut(&Vnet, &[u8])) -> bool {
@@ -242,6 +304,10 @@ impl Hub {
             };
         let mut more = events.len() == EVENTS_MAX;
         for (number, flags) in &events {
+            if *number == TIMER {
+                self.look();
+                continue;
+            }
             if let Some(index) = number.checked_sub(LISTENERS_AT) {
                 self.accept(index as usize);
                 continue;
@@ -286,7 +352,12 @@ impl Hub {
         let mut scratch = std::mem::take(&mut self.scratch);
         let left = slot.port.receive(&mut scratch, &mut |vnet, frame| {
             let slots = &mut self.slots;
-            match self.switch.of_port(id, frame) {
+            let verdict = match self.switch.of_port(id, frame) {
+                Verdict::Nowhere => Verdict::Nowhere,
+                _ if self.guard.as_mut().is_some_and(|guard| !guard.allows(id, frame)) => Verdict::Forged,
+                verdict => verdict,
+            };
+            match verdict {
                 Verdict::Engine => take(vnet, frame),
                 Verdict::Port(other) => self.dropped += u64::from(!send_to(slots, other, vnet, &[frame])),
                 Verdict::Others => self.dropped += send_to_all(slots, vnet, &[frame]),
@@ -295,6 +366,7 @@ impl Hub {
                     take(vnet, frame);
                 }
                 Verdict::Nowhere => {}
+                Verdict::Forged => self.forged += 1,
             }
         });
         self.scratch = scratch;
@@ -311,6 +383,9 @@ impl Hub {
             // It is closed with the slot, but a datagram socket has a second descriptor.
             let _ = epoll::delete(&self.epoll, &slot.port);
             self.switch.forget(id, &mut self.departed);
+            if let Some(guard) = &mut self.guard {
+                guard.forget(id);
+            }
             let excess = self.departed.len().saturating_sub(DEPARTED_MAX);
             self.departed.drain(..excess);
         }
@@ -332,6 +407,9 @@ impl Hub {
     pub fn send(&mut self, vnet: &Vnet, parts: &[&[u8]]) -> bool {
         let head = parts.first().copied().unwrap_or(&[]);
         let alone = self.ports() == 1;
+        if let Some(guard) = &mut self.guard {
+            guard.learn_lease(head, |mac| self.switch.owner_of(mac));
+        }
         match self.switch.of_engine(head) {
             Verdict::Port(id) => {
                 let full = |slot: &Slot| !slot.port.has_room();

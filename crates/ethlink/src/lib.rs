@@ -6,6 +6,7 @@
 
 mod framing;
 mod greeting;
+mod guard;
 mod hub;
 mod identity;
 pub mod inside;
@@ -22,6 +23,7 @@ mod vnet;
 
 pub use framing::{FRAME_BYTES_MAX, Framing, TooLong, Unframer};
 pub use greeting::{Greeting, Progress, Terms};
+pub use guard::{Addresses, Guard};
 pub use hub::{Address, Hub, Protocol};
 pub use identity::Identities;
 pub use namespace::{Namespace, NamespaceError};

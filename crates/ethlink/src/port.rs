@@ -78,11 +78,18 @@ impl Port {
         let mut all = true;
         let cut = match self {
             Port::Stream(stream) => segment::finish(vnet, parts, &mut |parts| all &= stream.send(parts)),
-            Port::Packets(packets) => segment::finish(vnet, parts, &mut |parts| all &= packets.send(parts)),
+            Port::Packets(packets) => segment::finish(vnet, parts, &mut |parts| packets.send(parts)),
             Port::Device(device) => return device.send(vnet, parts),
             Port::VhostUser(machine) => return machine.send(vnet, parts),
         };
         all && cut.is_ok()
+    }
+
+    /// Notices that a machine is gone where nothing tells of it: see [`Packets::look`].
+    pub fn look(&mut self, probe: &[u8]) {
+        if let Port::Packets(packets) = self {
+            packets.look(probe);
+        }
     }
 
     /// Sends what waits, as far as the machine takes it; returns whether all is sent.

@@ -26,8 +26,10 @@ pub enum Verdict {
     Everybody,
     /// To every other machine: nobody knows where the address is.
     Others,
-    /// Nowhere: it is too short, or its sender uses an address that is not its own.
+    /// Nowhere: it is too short, or would go back to where it came from.
     Nowhere,
+    /// Nowhere: its sender uses an address that is not its own.
+    Forged,
 }
 
 /// The switch.
@@ -48,8 +50,11 @@ impl Switch {
     /// Learns from a frame of `port` and says where it goes.
     pub fn of_port(&mut self, port: PortId, frame: &[u8]) -> Verdict {
         let (Some(to), Some(from)) = (mac_at(frame, 0), mac_at(frame, 6)) else { return Verdict::Nowhere };
-        if frame.len() < HEADER_BYTES || !self.may_use(port, from) {
+        if frame.len() < HEADER_BYTES {
             return Verdict::Nowhere;
+        }
+        if !self.may_use(port, from) {
+            return Verdict::Forged;
         }
         if to == self.engine {
             Verdict::Engine
@@ -69,7 +74,8 @@ impl Switch {
         mac_at(frame, 0).and_then(|to| self.owner_of(to)).map_or(Verdict::Others, Verdict::Port)
     }
 
-    fn owner_of(&mut self, mac: Mac) -> Option<PortId> {
+    /// The port where an address is.
+    pub fn owner_of(&mut self, mac: Mac) -> Option<PortId> {
         if let Some((last, owner)) = self.last
             && last == mac
         {
@@ -141,7 +147,7 @@ mod tests {
         assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Others);
         assert_eq!(switch.of_port(3, &frame(ENGINE, B)), Verdict::Engine, "it comes back elsewhere");
         assert_eq!(switch.of_engine(&frame(B, ENGINE)), Verdict::Port(3));
-        assert_eq!(switch.of_port(1, &frame(ENGINE, B)), Verdict::Nowhere, "it is another's now");
+        assert_eq!(switch.of_port(1, &frame(ENGINE, B)), Verdict::Forged, "it is another's now");
     }
 
     #[test]
@@ -149,7 +155,7 @@ mod tests {
         let mut switch = Switch::new(ENGINE);
         switch.of_port(1, &frame(ENGINE, A));
         for from in [A, ENGINE, [0xff; 6], [0; 6]] {
-            assert_eq!(switch.of_port(2, &frame(ENGINE, from)), Verdict::Nowhere, "{from:?}");
+            assert_eq!(switch.of_port(2, &frame(ENGINE, from)), Verdict::Forged, "{from:?}");
         }
         assert_eq!(switch.of_port(2, &[1, 2, 3]), Verdict::Nowhere);
     }

@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use ethlink::inside::{self, Inside};
-use ethlink::{Address, Addressing, Hub, Identities, Namespace, Protocol, Tap, TapOptions, pass, take_fd};
+use ethlink::{
+    Address, Addresses, Addressing, Hub, Identities, Namespace, Protocol, Tap, TapOptions, pass, take_fd,
+};
 use vpnkit::{HubLink, Link, MacAddr, Network, PREFIX_BITS, TapLink, Update};
 use vpnkit_sandbox::Code;
 
@@ -63,6 +65,11 @@ fn hub(
 ) -> Result<Hub, Failure> {
     let mut hub = Hub::new(network.gateway_mac.0, network.mtu).map_err(|error| Failure::of(&error))?;
     hub.set_identities(Arc::new(identities(network, engine)));
+    hub.set_addresses(Addresses {
+        engine: network.own_addresses(),
+        ipv4: (network.gateway, network.prefix),
+        ipv6: network.ipv6.as_ref().map(|ipv6| ipv6.gateway),
+    });
     for (protocol, address) in sockets {
         let name = match address {
             Address::Unix(path) => path.display().to_string(),

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use vpnkit::{DropReason, Link, MacAddr, Offload, Received, Take, Waker};
+use vpnkit::{DropReason, Link, LinkDrops, MacAddr, Offload, Received, Take, Waker};
 use vpnkit_capture::{Direction, Recorder};
 
 /// Passes frames on and gives each to a recorder, while anybody looks. Checksums that are left to the other side's
@@ -73,6 +73,10 @@ impl Link for CapturedLink {
 
     fn departed(&self) -> Vec<MacAddr> {
         self.link.departed()
+    }
+
+    fn drops(&self) -> LinkDrops {
+        self.link.drops()
     }
 
     fn offload(&self) -> Option<bool> {

@@ -153,6 +153,14 @@ impl Config {
         if self.host.is_unspecified() { self.gateway } else { self.host }
     }
 
+    /// The addresses that the stack itself has: of gateway, host and router, in both families.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        let ipv4 = [self.gateway, self.host].map(IpAddr::V4);
+        let router = ipv6::link_local(self.gateway_mac);
+        let ipv6 = self.ipv6.iter().flat_map(|ipv6| [ipv6.gateway, ipv6.host, router]).map(IpAddr::V6);
+        ipv4.into_iter().chain(ipv6).filter(|address| !address.is_unspecified()).collect()
+    }
+
     /// Network mask.
     pub fn mask(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(u32::MAX << (32 - self.prefix))

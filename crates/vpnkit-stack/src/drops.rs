@@ -25,7 +25,7 @@ pub enum DropReason {
     NoAddress,
     /// Too many packets wait for hardware addresses: the oldest is dropped.
     NoNeighbour,
-    /// Too many frames wait for the link: one for a guest is dropped.
+    /// Too many frames wait for the link, or for a slow machine: one for a guest is dropped.
     QueueFull,
 }
 
@@ -96,6 +96,11 @@ impl Drops {
     /// All reasons with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> {
         DropReason::ALL.into_iter().zip(self.0)
+    }
+
+    /// Adds what was dropped outside of the stack, as by a switch.
+    pub fn add_count(&mut self, reason: DropReason, count: u64) {
+        self.0[reason as usize] += count;
     }
 
     pub(crate) fn add(&mut self, reason: DropReason) {

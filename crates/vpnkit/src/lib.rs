@@ -27,7 +27,7 @@ mod waker;
 pub use config::{Config, Forward, ForwardError, Protocol, Resolvers, StartError, Update};
 pub use engine::{Engine, Stopper};
 pub use intercept::{Detour, Intercept};
-pub use link::{HubLink, Link, MemoryLink, Received, Take, TapLink};
+pub use link::{HubLink, Link, LinkDrops, MemoryLink, Received, Take, TapLink};
 pub use upstream::{Upstream, Upstreams, UpstreamsError};
 pub use vpnkit_stack::{
     Config as Network, ConfigError, Counters, DropReason, Drops, Flows, GatewayPorts, Gso, Ipv6Network,

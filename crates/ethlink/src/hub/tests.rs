@@ -107,6 +107,65 @@ fn machines_of_mixed_kinds_reach_the_engine_and_one_another() {
 }
 
 #[test]
+fn a_machine_on_datagrams_comes_back_to_a_quiet_network() {
+    let (folder, mut hub) = hub();
+    let path = folder.0.join("datagram");
+    hub.listen(Protocol::Datagram, &Address::Unix(path.clone())).unwrap();
+    for (round, removed) in [(1, false), (2, true), (3, false)] {
+        let own = folder.0.join(format!("client-{round}"));
+        let client = UnixDatagram::bind(&own).unwrap();
+        let began = Instant::now();
+        // While the socket has another peer the kernel refuses: EPERM.
+        while client.connect(&path).is_err() {
+            assert!(began.elapsed() < Duration::from_secs(20), "round {round}: it cannot come back");
+            hub.receive(&mut |_, _| {});
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        client.send(&frame(0xfe, 1, &[round])).unwrap();
+        assert_eq!(collect(&mut hub, 1), [frame(0xfe, 1, &[round])]);
+        if removed {
+            std::fs::remove_file(&own).unwrap();
+            // Without its path it is still there.
+            std::thread::sleep(LOOK + Duration::from_millis(200));
+            settle(&mut hub);
+            assert!(UnixDatagram::unbound().unwrap().connect(&path).is_err(), "it was forgotten");
+            client.send(&frame(0xfe, 1, b"still")).unwrap();
+            assert_eq!(collect(&mut hub, 1), [frame(0xfe, 1, b"still")]);
+        }
+    }
+}
+
+#[test]
+fn no_machine_speaks_for_the_engine_or_for_another() {
+    let (folder, mut hub) = hub();
+    let path = folder.0.join("stream");
+    hub.listen(Protocol::Qemu, &Address::Unix(path.clone())).unwrap();
+    let of = |last| std::net::Ipv4Addr::new(10, 0, 0, last);
+    hub.set_addresses(Addresses { engine: vec![of(1).into()], ipv4: (of(1), 24), ipv6: None });
+    // "I am …", to everybody.
+    let arp = |from: u8, sender: u8| {
+        let mac = [2, 0, 0, 0, 0, from];
+        let head = [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+        [&[0xff; 6][..], &mac, &head, &mac, &[10, 0, 0, sender], &[0; 10]].concat()
+    };
+    let mut victim = qemu(&path, &arp(1, 5));
+    assert_eq!(collect(&mut hub, 1), [arp(1, 5)]);
+    let mut other = qemu(&path, &arp(2, 6));
+    assert_eq!(collect(&mut hub, 1), [arp(2, 6)]);
+    settle(&mut hub);
+    assert_eq!(read_frame(&mut victim), arp(2, 6));
+
+    let mut bytes = Vec::new();
+    for frame in [arp(2, 1), arp(2, 5), frame(1, 1, b""), frame(1, 2, b"honest")] {
+        Framing::Be32.put(&mut bytes, &[&frame]);
+    }
+    other.write_all(&bytes).unwrap();
+    settle(&mut hub);
+    assert_eq!(read_frame(&mut victim), frame(1, 2, b"honest"), "a forged frame came through");
+    assert_eq!(hub.forged(), 3);
+}
+
+#[test]
 fn what_is_for_all_or_a_group_reaches_the_engine_and_every_other_machine() {
     let (folder, mut hub) = hub();
     let path = folder.0.join("stream");

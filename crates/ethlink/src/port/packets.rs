@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags, SocketAddrAny};
 
 use super::Left;
 use crate::FRAME_BYTES_MAX;
@@ -35,6 +35,8 @@ enum Peer {
 pub struct Packets {
     fd: OwnedFd,
     peer: Peer,
+    /// Where the peer that was learnt is bound.
+    address: Option<SocketAddrAny>,
     /// Frames that wait, end to end.
     out: Vec<u8>,
     /// Their lengths.
@@ -47,7 +49,7 @@ impl Packets {
     /// A machine on a socket: a connected one, or one that is bound to a path.
     pub fn new(fd: OwnedFd, connected: bool) -> Self {
         let peer = if connected { Peer::Fixed } else { Peer::Nobody };
-        Self { fd, peer, out: Vec::new(), lengths: VecDeque::new(), sent: 0 }
+        Self { fd, peer, address: None, out: Vec::new(), lengths: VecDeque::new(), sent: 0 }
     }
 
     pub fn receive(&mut self, scratch: &mut [u8], take: &mut dyn FnMut(&[u8])) -> Left {
@@ -80,7 +82,8 @@ impl Packets {
         match rustix::net::recvfrom(&self.fd, &mut *scratch, RecvFlags::empty()) {
             Ok((_, count, from)) => {
                 // Who has no address cannot be answered.
-                if from.is_some_and(|from| rustix::net::connect(&self.fd, &from).is_ok()) {
+                self.address = from.filter(|from| rustix::net::connect(&self.fd, from).is_ok());
+                if self.address.is_some() {
                     self.peer = Peer::Learnt;
                 }
                 take(scratch.get(..count).unwrap_or(&[]));
@@ -91,11 +94,31 @@ impl Packets {
         }
     }
 
+    /// Forgets a peer that is gone. The kernel says so to those alone who send, and keeps everybody else from speaking to
+    /// a socket that has a peer: without this, a machine that comes back to a quiet network would be refused for ever.
+    /// `probe` is a frame that nobody minds.
+    pub fn look(&mut self, probe: &[u8]) {
+        let Some(address) = self.address.as_ref().filter(|_| self.peer == Peer::Learnt) else { return };
+        let gone = match rustix::net::connect(&self.fd, address) {
+            Ok(()) => false,
+            Err(Errno::CONNREFUSED) => true,
+            // That its path was removed says nothing about it: only sending tells.
+            Err(_) => {
+                let sent = rustix::net::send(&self.fd, probe, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                matches!(sent, Err(Errno::CONNREFUSED | Errno::CONNRESET | Errno::NOTCONN | Errno::PIPE))
+            }
+        };
+        if gone {
+            self.forget_peer();
+        }
+    }
+
     /// The peer is gone: what waited for it goes with it.
     fn forget_peer(&mut self) {
         // If it fails, the next send or receive leads here again.
         let _ = rustix::net::connect_unspec(&self.fd);
         self.peer = Peer::Nobody;
+        self.address = None;
         self.out.clear();
         self.lengths.clear();
         self.sent = 0;
@@ -105,10 +128,10 @@ impl Packets {
         self.out.len() - self.sent
     }
 
-    /// Queues a whole frame; false when nobody is there.
-    pub fn send(&mut self, parts: &[&[u8]]) -> bool {
+    /// Queues a whole frame; without a machine it goes to nobody, as on a wire.
+    pub fn send(&mut self, parts: &[&[u8]]) {
         if self.peer == Peer::Nobody {
-            return false;
+            return;
         }
         let before = self.out.len();
         for part in parts {
@@ -119,7 +142,6 @@ impl Packets {
             // An error shows again when it is read.
             let _ = self.flush();
         }
-        true
     }
 
     pub fn flush(&mut self) -> io::Result<bool> {

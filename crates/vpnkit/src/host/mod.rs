@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use ethlink::inside::Inside;
 use rustix::event::epoll::EventFlags;
-use vpnkit_stack::{Counters, Effect, Flows, FrameSink, Hosts, Instant, Offload, Stack};
+use vpnkit_stack::{Counters, DropReason, Effect, Flows, FrameSink, Hosts, Instant, Offload, Stack};
 use vpnkit_wire::ethernet::MacAddr;
 use vpnkit_wire::ntp;
 
@@ -339,7 +339,10 @@ impl Host {
                     let _ = reply.send(self.stack.leases());
                 }
                 Ok(Command::Counters(reply)) => {
-                    let _ = reply.send(self.stack.counters());
+                    let (mut counters, link) = (self.stack.counters(), self.link.drops());
+                    counters.drops.add_count(DropReason::ForgedSource, link.forged);
+                    counters.drops.add_count(DropReason::QueueFull, link.full);
+                    let _ = reply.send(counters);
                 }
                 Ok(Command::Update(update)) => self.update(update),
                 Ok(Command::Lookup(name, answer)) => self.lookup(&name, answer),

@@ -8,7 +8,7 @@ use ethlink::{Hub, Vnet};
 use vpnkit_stack::Offload;
 use vpnkit_wire::ethernet::MacAddr;
 
-use super::{Link, Received, Take};
+use super::{Link, LinkDrops, Received, Take};
 use crate::waker::Waker;
 
 /// The link. What machines cannot do of checksums and segmentation is done on the way to them.
@@ -76,6 +76,11 @@ impl Link for HubLink {
 
     fn departed(&self) -> Vec<MacAddr> {
         self.hub().take_departed().into_iter().map(MacAddr).collect()
+    }
+
+    fn drops(&self) -> LinkDrops {
+        let hub = self.hub();
+        LinkDrops { forged: hub.forged(), full: hub.dropped() }
     }
 
     fn offload(&self) -> Option<bool> {

@@ -30,6 +30,15 @@ pub enum Received {
 /// Takes a frame; returns why it was dropped, if it was.
 pub type Take<'t> = dyn FnMut(Offload, &[u8]) -> Option<DropReason> + 't;
 
+/// Frames that a link dropped, in frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkDrops {
+    /// From an address that their sender cannot have.
+    pub forged: u64,
+    /// For machines that take nothing.
+    pub full: u64,
+}
+
 /// A link to one guest. The engine's thread calls it; none of the calls may block.
 pub trait Link: Send + Sync {
     /// The engine is there: wake it when frames or room appear, unless [`Link::fd`] tells.
@@ -51,6 +60,11 @@ pub trait Link: Send + Sync {
     /// The hardware addresses of machines that left since this was asked last, where a link has several.
     fn departed(&self) -> Vec<MacAddr> {
         Vec::new()
+    }
+
+    /// What the link itself dropped since it was made.
+    fn drops(&self) -> LinkDrops {
+        LinkDrops::default()
     }
 
     /// Whether frames sent may leave checksums and segmentation to the guest now; `None` leaves the configuration.
