@@ -25,7 +25,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("hyperkit-hv", "KVM's ioctls"),
     ("hyperkit-soft", "guest memory through the TLB, and the host's SSE and x87"),
     ("guest-loops", "the loops are in assembly"),
-    ("vpnkit-sandbox", "fork, leaving namespaces, and giving the memory of code back"),
+    ("vpnkit-sandbox", "fork, leaving namespaces, and giving memory back"),
     ("ethlink", "ioctls of TAP devices and namespaces, and inherited descriptors"),
     ("guest-init", "system calls that no safe crate has"),
 ];

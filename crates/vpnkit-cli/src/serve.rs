@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpnkit::{Engine, Stopper};
 use vpnkit_control::{Api, Network, Settings};
 use vpnkit_sandbox::warden::{Ending, Named};
-use vpnkit_sandbox::{Charge, Code, Report, Warden, confine};
+use vpnkit_sandbox::{Charge, Code, Report, Warden, confine, return_large_buffers};
 
 use crate::attach;
 use crate::cli::{Cli, Local, YesNo};
@@ -23,6 +23,7 @@ use crate::watched::Watched;
 pub fn serve(cli: &Cli) -> Result<(), Failure> {
     control::check_folders(cli)?;
     raise_open_files();
+    return_large_buffers();
     let mut config = cli.config()?;
     let watched = Watched::of(cli);
     // Before anything is open that is not the warden's, and while there is one thread.
