@@ -3,12 +3,12 @@
 //! Prints requests per second and MB/s. `cargo bench -p hyperkit-devices`.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyperkit_devices::block::{Block, Memory};
-use hyperkit_devices::net::{Net, NetBackend, NetConfig, NetPort, VnetHeader};
+use hyperkit_devices::net::{Net, NetBackend, NetConfig, NetPort};
 use hyperkit_devices::p9::{P9, P9Request, P9Service};
 use hyperkit_devices::vsock::{Ports, Vsock};
 use hyperkit_mem::{GuestAddr, GuestRam};
@@ -110,15 +110,23 @@ fn p9() {
     }
 }
 
+/// Counts bytes, and looks at the headers of frames only.
 #[derive(Default)]
-struct Sink(AtomicU64);
+struct Sink {
+    port: Mutex<Option<Arc<dyn NetPort>>>,
+    bytes: AtomicU64,
+}
 
 impl NetBackend for Sink {
     fn attach(&self, port: Arc<dyn NetPort>) {
-        drop(port);
+        *self.port.lock().expect("nobody panics") = Some(port);
     }
-    fn transmit(&self, _header: &VnetHeader, frame: &mut Vec<u8>) {
-        self.0.fetch_add(frame.len() as u64, Ordering::Relaxed);
+    fn transmit_ready(&self) {
+        let port = self.port.lock().expect("nobody panics").clone().expect("a driver");
+        while port.take(&mut |_header, frame| {
+            frame.copy(0, &mut [0; 54]);
+            self.bytes.fetch_add(frame.bytes() as u64, Ordering::Relaxed);
+        }) {}
     }
     fn detach(&self) {}
     fn receive_ready(&self) {}

@@ -2,7 +2,7 @@
 //!
 //! RAM is one host mapping, split at [`LOW_END`] so that the device window below 4 GiB stays free. The guest
 //! and the devices read and write it concurrently, so nothing here ever makes a reference to guest memory:
-//! bytes are copied in and out.
+//! bytes are copied in and out, or the kernel is told where they lie.
 //!
 //! Pages that a software CPU has decoded instructions from are *watched*; see [`watch`]. Which pages are written can be
 //! recorded; see [`dirty`].
@@ -10,6 +10,7 @@
 mod access;
 pub mod dirty;
 mod ram;
+mod send;
 pub mod watch;
 
 pub use access::OutOfRam;

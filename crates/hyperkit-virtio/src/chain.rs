@@ -3,6 +3,8 @@
 //! Chains are checked whole when they leave the ring, so that a device only meets buffers that exist.
 //! Spec: virtio 1.2 §2.7.4 to §2.7.5.
 
+use std::os::fd::BorrowedFd;
+
 use hyperkit_mem::{GuestAddr, GuestRam, OutOfRam};
 
 /// Why a descriptor chain or a ring was refused. Every variant is the guest's fault: the device calls
@@ -241,6 +243,16 @@ impl<'a> Reader<'a> {
     /// The buffers not yet read, for scatter-gather I/O through [`GuestRam::span`].
     pub fn segments(&self) -> impl Iterator<Item = Segment> + 'a {
         self.cursor.segments()
+    }
+
+    /// Sends what was not yet read to a socket, without copying it first; see [`GuestRam::send`]. Returns how much of it
+    /// the socket took; the reader stays where it is.
+    ///
+    /// # Errors
+    /// What sendmsg(2) says; also when there are more than 1024 buffers.
+    pub fn send(&self, socket: BorrowedFd<'_>) -> std::io::Result<usize> {
+        let runs = self.segments().map(|segment| (segment.addr, u64::from(segment.len)));
+        self.ram.send(runs, socket)
     }
 }
 

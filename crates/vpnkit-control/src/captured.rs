@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use vpnkit::{DropReason, Link, LinkDrops, MacAddr, Offload, Received, Take, Waker};
+use vpnkit::{DropReason, Frame, Link, LinkDrops, MacAddr, Offload, Received, Take, Waker};
 use vpnkit_capture::{Direction, Recorder};
 
 /// Passes frames on and gives each to a recorder, while anybody looks. Checksums that are left to the other side's
@@ -45,12 +45,21 @@ impl Link for CapturedLink {
         if !self.recorder.is_active() {
             return self.link.receive(take);
         }
+        let mut copy = Vec::new();
         self.link.receive(&mut |offload, frame| {
             // Before it is taken: what comes of it is later.
             let time_ns = now_ns();
             let dropped = take(offload, frame);
             let comment = dropped.map_or("", DropReason::text);
-            self.recorder.record(time_ns, self.port, Direction::FromMachine, &[IoSlice::new(frame)], comment);
+            let bytes = match frame {
+                Frame::Whole(bytes) => bytes,
+                Frame::Volatile(_) => {
+                    copy.clear();
+                    frame.append_to(&mut copy);
+                    &copy
+                }
+            };
+            self.recorder.record(time_ns, self.port, Direction::FromMachine, &[IoSlice::new(bytes)], comment);
             dropped
         })
     }

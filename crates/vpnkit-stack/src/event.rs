@@ -211,4 +211,9 @@ pub struct Counters {
     pub retransmitted: u64,
     /// Flows that the guest or a time-out reset.
     pub resets: u64,
+    /// Bytes of TCP data of guests that went from their frames straight to a socket.
+    pub straight_bytes: u64,
+    /// Bytes copied out of frames that lie in guests' memory: small frames, the headers of large ones, and data that
+    /// waits for room in its socket.
+    pub copied_bytes: u64,
 }

@@ -20,6 +20,7 @@ mod stack;
 mod table;
 mod tcp;
 mod time;
+mod volatile;
 
 pub use config::{Config, ConfigError, Ipv6Network, Limits, MTU_MAX, PREFIX_BITS, link_local};
 pub use drops::{DropReason, Drops};
@@ -30,3 +31,4 @@ pub use event::{
 pub use offload::{Gso, Offload, PartialChecksum, VIRTIO_HEADER_BYTES};
 pub use stack::{FrameSink, GatewayPorts, Hosts, Match, Record, Sockets, Stack, Zone};
 pub use time::Instant;
+pub use volatile::{Data, Frame, VolatileFrame};

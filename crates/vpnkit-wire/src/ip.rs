@@ -28,8 +28,10 @@ pub struct Packet<'a> {
     pub dont_fragment: bool,
     /// The headers before the payload, for quoting in ICMP errors.
     pub header: &'a [u8],
-    /// The payload.
+    /// The payload, or its beginning.
     pub payload: &'a [u8],
+    /// Bytes of the payload after those.
+    pub beyond: usize,
 }
 
 /// Which piece of a larger datagram a fragment is.

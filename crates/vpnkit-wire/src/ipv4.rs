@@ -30,8 +30,10 @@ pub struct Packet<'a> {
     pub ident: u16,
     /// The header with its options, for quoting in ICMP errors.
     pub header: &'a [u8],
-    /// The payload; link padding is cut off.
+    /// The payload, or its beginning; link padding is cut off.
     pub payload: &'a [u8],
+    /// Bytes of the payload after those.
+    pub beyond: usize,
 }
 
 impl<'a> Packet<'a> {
@@ -45,6 +47,7 @@ impl<'a> Packet<'a> {
             dont_fragment: self.dont_fragment,
             header: self.header,
             payload: self.payload,
+            beyond: self.beyond,
         }
     }
 
@@ -59,15 +62,24 @@ impl<'a> Packet<'a> {
 /// # Errors
 /// When the version, a length or the checksum is wrong.
 pub fn parse(bytes: &[u8]) -> Result<Packet<'_>, ParseError> {
+    parse_beginning(bytes, 0)
+}
+
+/// Parses a packet whose last `beyond` bytes are not at hand.
+///
+/// # Errors
+/// As [`parse`]; the header has to be in `bytes`.
+pub fn parse_beginning(bytes: &[u8], beyond: usize) -> Result<Packet<'_>, ParseError> {
     at_least(bytes, HEADER_BYTES)?;
     if bytes[0] >> 4 != 4 {
         return Err(ParseError::Protocol);
     }
     let header_bytes = usize::from(bytes[0] & 0xf) * 4;
     let total_bytes = usize::from(be16(bytes, 2));
-    if header_bytes < HEADER_BYTES || total_bytes < header_bytes || total_bytes > bytes.len() {
+    if header_bytes < HEADER_BYTES || total_bytes < header_bytes || total_bytes > bytes.len() + beyond {
         return Err(ParseError::Length);
     }
+    at_least(bytes, header_bytes)?;
     if checksum(&bytes[..header_bytes]) != 0 {
         return Err(ParseError::Checksum);
     }
@@ -82,7 +94,8 @@ pub fn parse(bytes: &[u8]) -> Result<Packet<'_>, ParseError> {
         fragment_offset: usize::from(fragment & 0x1fff) * 8,
         ident: be16(bytes, 4),
         header: &bytes[..header_bytes],
-        payload: &bytes[header_bytes..total_bytes],
+        payload: &bytes[header_bytes..total_bytes.min(bytes.len())],
+        beyond: total_bytes.saturating_sub(bytes.len()),
     })
 }
 

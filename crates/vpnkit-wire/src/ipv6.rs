@@ -50,8 +50,10 @@ pub struct Packet<'a> {
     pub fragment: Option<Fragment>,
     /// The header and its extensions, for quoting in ICMPv6 errors.
     pub header: &'a [u8],
-    /// The payload; link padding is cut off.
+    /// The payload, or its beginning; link padding is cut off.
     pub payload: &'a [u8],
+    /// Bytes of the payload after those.
+    pub beyond: usize,
 }
 
 impl<'a> Packet<'a> {
@@ -65,6 +67,7 @@ impl<'a> Packet<'a> {
             dont_fragment: self.fragment.is_none(),
             header: self.header,
             payload: self.payload,
+            beyond: self.beyond,
         }
     }
 }
@@ -76,15 +79,24 @@ impl<'a> Packet<'a> {
 /// When the version or a length is wrong, there are too many extensions, or a routing header has segments left (those
 /// that let a sender choose the way are refused: RFC 5095).
 pub fn parse(bytes: &[u8]) -> Result<Packet<'_>, ParseError> {
+    parse_beginning(bytes, 0)
+}
+
+/// Parses a packet whose last `beyond` bytes are not at hand.
+///
+/// # Errors
+/// As [`parse`]; the headers have to be in `bytes`.
+pub fn parse_beginning(bytes: &[u8], beyond: usize) -> Result<Packet<'_>, ParseError> {
     at_least(bytes, HEADER_BYTES)?;
     if bytes[0] >> 4 != 6 {
         return Err(ParseError::Protocol);
     }
     let end = HEADER_BYTES + usize::from(be16(bytes, 4));
-    if end > bytes.len() {
+    if end > bytes.len() + beyond {
         return Err(ParseError::Length);
     }
-    let bytes = &bytes[..end];
+    let beyond = end.saturating_sub(bytes.len());
+    let bytes = &bytes[..end - beyond];
     let (mut protocol, mut at, mut fragment) = (bytes[6], HEADER_BYTES, None);
     // A following fragment begins with what is in the middle of the datagram: nothing there is a header.
     let follows = |fragment: &Option<Fragment>| fragment.is_some_and(|piece| piece.offset != 0);
@@ -98,6 +110,7 @@ pub fn parse(bytes: &[u8]) -> Result<Packet<'_>, ParseError> {
                 fragment,
                 header: &bytes[..at],
                 payload: &bytes[at..],
+                beyond,
             });
         }
         at_least(&bytes[at..], 8)?;

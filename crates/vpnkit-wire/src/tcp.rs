@@ -80,8 +80,10 @@ pub struct Segment<'a> {
     pub window: u16,
     /// Options, unparsed.
     pub options: &'a [u8],
-    /// The data.
+    /// The data, or its beginning.
     pub payload: &'a [u8],
+    /// Bytes of data after those.
+    pub beyond: usize,
 }
 
 impl Segment<'_> {
@@ -90,9 +92,14 @@ impl Segment<'_> {
         self.flags & flags == flags
     }
 
+    /// Bytes of data.
+    pub fn data_bytes(&self) -> u32 {
+        (self.payload.len() + self.beyond) as u32
+    }
+
     /// Sequence numbers that it takes: the data, and one each for SYN and FIN.
     pub fn len(&self) -> u32 {
-        self.payload.len() as u32 + u32::from(self.has(SYN)) + u32::from(self.has(FIN))
+        self.data_bytes() + u32::from(self.has(SYN)) + u32::from(self.has(FIN))
     }
 
     /// Whether it takes no sequence numbers.
@@ -127,6 +134,7 @@ pub fn parse(bytes: &[u8], verify: Option<(IpAddr, IpAddr)>) -> Result<Segment<'
         window: be16(bytes, 14),
         options: &bytes[HEADER_BYTES..header_bytes],
         payload: &bytes[header_bytes..],
+        beyond: 0,
     })
 }
 

@@ -27,12 +27,12 @@ mod waker;
 pub use config::{Config, Forward, ForwardError, Protocol, Resolvers, StartError, Update};
 pub use engine::{Engine, Stopper};
 pub use intercept::{Detour, Intercept};
-pub use link::{HubLink, Link, LinkDrops, MemoryLink, Received, Take, TapLink};
+pub use link::{HubLink, Link, LinkDrops, Machine, MemoryLink, Received, Take, TapLink};
 pub use upstream::{Upstream, Upstreams, UpstreamsError};
 pub use vpnkit_stack::{
-    Config as Network, ConfigError, Counters, DropReason, Drops, Flows, GatewayPorts, Gso, Ipv6Network,
-    Limits, Match, Offload, PREFIX_BITS, PartialChecksum, Record, TcpSnapshot, UdpSnapshot,
-    VIRTIO_HEADER_BYTES, Zone,
+    Config as Network, ConfigError, Counters, DropReason, Drops, Flows, Frame, GatewayPorts, Gso,
+    Ipv6Network, Limits, Match, Offload, PREFIX_BITS, PartialChecksum, Record, TcpSnapshot, UdpSnapshot,
+    VIRTIO_HEADER_BYTES, VolatileFrame, Zone,
 };
 pub use vpnkit_wire::ethernet::MacAddr;
 pub use waker::Waker;

@@ -1,12 +1,15 @@
 //! The guest's network device, plugged into vpnkit.
 
+use std::io::IoSlice;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use guest_protocol::Network;
 use hyperkit::devices::net::{
-    GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, NetBackend, NetConfig, NetPort, VnetHeader,
+    GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, NetBackend, NetConfig, NetPort, SentFrame, VnetHeader,
 };
-use vpnkit::{Gso, MemoryLink, Offload, PartialChecksum};
+use vpnkit::{Frame, Gso, MemoryLink, Offload, PartialChecksum, Take, VolatileFrame};
 
 /// The guest's Ethernet address: locally administered, the same in every machine, since each has a network of its
 /// own.
@@ -24,14 +27,11 @@ impl Cable {
 
 impl NetBackend for Cable {
     fn attach(&self, port: Arc<dyn NetPort>) {
-        let offloads = port.offloads();
-        let whole = offloads.checksum && offloads.tso4;
-        self.0.connect(Arc::new(move |offload, parts| port.deliver(&header(offload), parts)), whole);
+        self.0.connect(Arc::new(Device(port)));
     }
 
-    fn transmit(&self, header: &VnetHeader, frame: &mut Vec<u8>) {
-        // A frame that the engine has no room for is lost, as on any link; the stack's windows make it rare.
-        let _ = self.0.push(offload(header), frame);
+    fn transmit_ready(&self) {
+        self.0.ready();
     }
 
     fn detach(&self) {
@@ -39,7 +39,44 @@ impl NetBackend for Cable {
     }
 
     fn receive_ready(&self) {
-        self.0.receive_ready();
+        self.0.ready();
+    }
+}
+
+/// The guest's device, as the network sees it.
+struct Device(Arc<dyn NetPort>);
+
+impl vpnkit::Machine for Device {
+    fn transmit(&self, take: &mut Take<'_>) -> bool {
+        self.0.take(&mut |header, frame| {
+            take(offload(header), Frame::Volatile(&Sent(frame)));
+        })
+    }
+
+    fn receive(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
+        self.0.deliver(&header(offload), parts)
+    }
+
+    fn offload(&self) -> bool {
+        let offloads = self.0.offloads();
+        offloads.checksum && offloads.tso4
+    }
+}
+
+/// A frame in the guest's memory.
+struct Sent<'a>(&'a SentFrame<'a>);
+
+impl VolatileFrame for Sent<'_> {
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
+    fn copy(&self, start: usize, to: &mut [u8]) {
+        self.0.copy(start, to);
+    }
+
+    fn send(&self, part: Range<usize>, socket: BorrowedFd<'_>) -> std::io::Result<usize> {
+        self.0.send(part, socket)
     }
 }
 

@@ -4,19 +4,18 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use super::header::VnetHeader;
+use super::transmit::SentFrame;
 
-/// What the guest's link is plugged into. All calls but [`NetPort`]'s come from vCPU threads and must not block.
+/// What the guest's link is plugged into. Its calls come from vCPU threads and must not block.
 pub trait NetBackend: Send + Sync {
-    /// The driver is ready: frames may be delivered to `port` from now on, from any thread.
+    /// The driver is ready: frames may be delivered to `port` and taken from it from now on, from any thread. Some may
+    /// wait to be taken.
     fn attach(&self, port: Arc<dyn NetPort>);
 
-    /// Takes a frame that the guest sends: 14 to [`FRAME_BYTES_MAX`](super::FRAME_BYTES_MAX) bytes, no FCS.
-    ///
-    /// `header` fits the frame and uses no offload that was not offered. The buffer may be kept: whatever other buffer is
-    /// left in its place is used for a later frame.
-    fn transmit(&self, header: &VnetHeader, frame: &mut Vec<u8>);
+    /// The guest has frames to send after [`NetPort::take`] had returned `false`.
+    fn transmit_ready(&self);
 
-    /// The driver is gone: the port takes no more.
+    /// The driver is gone: the port takes no more, and has none.
     fn detach(&self);
 
     /// The guest has offered buffers after [`NetPort::deliver`] had returned `false`.
@@ -42,6 +41,13 @@ pub trait NetPort: Send + Sync {
     /// A frame that the guest can never take (too long, an offload that it does not know, a driver that is gone) is
     /// dropped, and that is `true`.
     fn deliver(&self, header: &VnetHeader, parts: &[IoSlice<'_>]) -> bool;
+
+    /// Hands some of the frames that the guest sends to `take`, and returns whether there may be more now; if not, the
+    /// backend hears [`NetBackend::transmit_ready`] when there are. The header fits the frame and uses no offload that
+    /// was not offered.
+    ///
+    /// The guest gets a frame's buffers back when `take` returned. A reset by the guest waits for that.
+    fn take(&self, take: &mut dyn FnMut(&VnetHeader, &SentFrame<'_>)) -> bool;
 
     /// What the driver can take beside plain frames.
     fn offloads(&self) -> ReceiveOffloads;

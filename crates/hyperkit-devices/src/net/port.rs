@@ -1,4 +1,4 @@
-//! Receiving: frames from the backend into the driver's buffers.
+//! The device's halves as the backend sees them, and receiving: frames from the backend into the driver's buffers.
 
 use std::io::IoSlice;
 use std::sync::{Mutex, MutexGuard};
@@ -8,11 +8,14 @@ use hyperkit_virtio::Chain;
 use super::backend::{NetPort, ReceiveOffloads};
 use super::config::feature;
 use super::header::{HEADER_BYTES, NEEDS_CSUM, VnetHeader, finish_checksum};
+use super::transmit::{SentFrame, Transmit};
 use crate::queue::{self, DeviceQueue};
 
-/// The receiving half of an active device.
+/// The halves of an active device.
 pub(super) struct Port {
     features: u64,
+    transmit: Transmit,
+    /// The receiving half.
     state: Mutex<State>,
 }
 
@@ -28,14 +31,15 @@ struct State {
 }
 
 impl Port {
-    pub(super) fn new(features: u64, queue: Option<DeviceQueue>) -> Port {
-        let state = State { queue, starved: false, chains: Vec::new(), copy: Vec::new() };
-        Port { features, state: Mutex::new(state) }
+    pub(super) fn new(features: u64, receive: Option<DeviceQueue>, transmit: Option<DeviceQueue>) -> Port {
+        let state = State { queue: receive, starved: false, chains: Vec::new(), copy: Vec::new() };
+        Port { features, transmit: Transmit::new(features, transmit), state: Mutex::new(state) }
     }
 
     /// The driver is gone.
     pub(super) fn close(&self) {
         self.lock().queue = None;
+        self.transmit.close();
     }
 
     /// The driver has offered buffers. Returns whether the backend waits for them.
@@ -43,8 +47,9 @@ impl Port {
         std::mem::take(&mut self.lock().starved)
     }
 
-    pub(super) fn positions(&self) -> (u16, u16) {
-        queue::positions(self.lock().queue.as_ref())
+    /// Where the queues stand, that for receiving first.
+    pub(super) fn positions(&self) -> [(u16, u16); 2] {
+        [queue::positions(self.lock().queue.as_ref()), self.transmit.positions()]
     }
 
     fn has(&self, feature: u64) -> bool {
@@ -80,6 +85,10 @@ impl NetPort for Port {
             fill(queue, chains, header, parts);
         }
         true
+    }
+
+    fn take(&self, take: &mut dyn FnMut(&VnetHeader, &SentFrame<'_>)) -> bool {
+        self.transmit.take(take)
     }
 
     fn offloads(&self) -> ReceiveOffloads {

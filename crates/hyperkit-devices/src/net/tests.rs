@@ -1,10 +1,14 @@
 //! The network device as its driver sees it: frames and their headers, both ways.
 
-use std::io::IoSlice;
-use std::sync::Mutex;
+use std::io::{IoSlice, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::header::HEADER_BYTES;
 use super::*;
 use crate::testing::Driver;
 
@@ -23,9 +27,8 @@ impl NetBackend for Wire {
     fn attach(&self, port: Arc<dyn NetPort>) {
         *self.port.lock().unwrap() = Some(port);
     }
-    fn transmit(&self, header: &VnetHeader, frame: &mut Vec<u8>) {
-        // The buffer is kept, and an empty one left.
-        self.frames.lock().unwrap().push((*header, std::mem::take(frame)));
+    fn transmit_ready(&self) {
+        self.take();
     }
     fn detach(&self) {
         *self.port.lock().unwrap() = None;
@@ -38,6 +41,16 @@ impl NetBackend for Wire {
 impl Wire {
     fn port(&self) -> Arc<dyn NetPort> {
         self.port.lock().unwrap().clone().unwrap()
+    }
+
+    /// Takes all frames that the guest sends.
+    fn take(&self) {
+        let port = self.port();
+        while port.take(&mut |header, frame| {
+            let mut bytes = vec![0; frame.bytes()];
+            frame.copy(0, &mut bytes);
+            self.frames.lock().unwrap().push((*header, bytes));
+        }) {}
     }
 
     fn sent(&self) -> Vec<(VnetHeader, Vec<u8>)> {
@@ -94,6 +107,76 @@ fn frames_of_the_guest_reach_the_wire() {
     assert_eq!(driver.interrupt.n_used(), 1, "one interrupt for both");
     let big = [frame(100), frame(FRAME_BYTES_MAX - 100)].concat();
     assert_eq!(wire.sent(), [(plain, frame(60)), (tso(1448), big)]);
+}
+
+#[test]
+fn a_frame_can_be_sent_from_where_it_lies() {
+    let (driver, wire) = driver();
+    let sent = frame(60_000);
+    let Driver { mut rings, .. } = driver;
+    rings[1].add(&[&tso(1448).emit(), &sent[..54], &sent[54..9000], &sent[9000..]], &[]);
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut received = Vec::new();
+        theirs.read_to_end(&mut received).unwrap();
+        received
+    });
+    let parts = [54..60_000, 0..10, 8990..9010, 59_999..60_000, 60_000..60_001, 60_002..70_000];
+    let mut counts = Vec::new();
+    wire.port().take(&mut |_, frame| {
+        counts = parts.iter().map(|part| frame.send(part.clone(), ours.as_fd()).unwrap()).collect();
+        assert!(rings[1].take_used().is_none(), "its buffers are not the guest's before");
+    });
+    assert_eq!(counts, [59_946, 10, 20, 1, 0, 0]);
+    assert!(rings[1].take_used().is_some());
+    drop(ours);
+    let expected = [&sent[54..], &sent[..10], &sent[8990..9010], &sent[59_999..]].concat();
+    assert!(reader.join().unwrap() == expected);
+}
+
+#[test]
+fn a_reset_waits_for_the_frame_that_is_handed_over() {
+    let (mut driver, wire) = driver();
+    driver.rings[1].add(&[&[0; HEADER_BYTES], &frame(60)], &[]);
+    let port = wire.port();
+    let (begun, has_begun) = mpsc::channel();
+    let (over, order) = mpsc::channel();
+    let taken = over.clone();
+    let engine = std::thread::spawn(move || {
+        port.take(&mut |_, frame| {
+            begun.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(30));
+            let mut bytes = [0; 60];
+            frame.copy(0, &mut bytes);
+            taken.send("taken").unwrap();
+        });
+        assert!(!port.take(&mut |_, _| panic!("a frame after the reset")));
+    });
+    has_begun.recv().unwrap();
+    driver.device.reset();
+    over.send("reset").unwrap();
+    drop(over);
+    assert_eq!(order.iter().collect::<Vec<_>>(), ["taken", "reset"]);
+    engine.join().unwrap();
+    assert!(wire.port.lock().unwrap().is_none());
+}
+
+#[test]
+fn frames_are_handed_over_in_bursts() {
+    let (mut driver, wire) = driver();
+    let mut offer = |count, bytes| {
+        for _ in 0..count {
+            driver.rings[1].add(&[&[0; HEADER_BYTES], &frame(bytes)], &[]);
+        }
+        let mut bursts = vec![0];
+        while wire.port().take(&mut |_, _| *bursts.last_mut().unwrap() += 1) {
+            bursts.push(0);
+        }
+        while driver.rings[1].take_used().is_some() {}
+        bursts
+    };
+    assert_eq!(offer(100, 60), [64, 36]);
+    assert_eq!(offer(6, 65_000), [5, 1], "of large ones fewer");
 }
 
 #[test]

@@ -98,6 +98,12 @@ fn prometheus(counters: &Counters, flows: &Flows, ports: usize) -> String {
         ("frames_sent", "Frames to machines", counters.frames_out),
         ("bytes_received", "Bytes of frames from machines", counters.bytes_in),
         ("bytes_sent", "Bytes of frames to machines", counters.bytes_out),
+        (
+            "tcp_straight_bytes",
+            "TCP data that went from machines' frames straight to sockets",
+            counters.straight_bytes,
+        ),
+        ("copied_bytes", "Bytes copied out of frames in machines' memory", counters.copied_bytes),
         ("tcp_retransmitted_segments", "TCP segments sent again", counters.retransmitted),
         ("flow_resets", "Flows that a machine or a time-out reset", counters.resets),
     ];

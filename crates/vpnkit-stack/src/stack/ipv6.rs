@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use vpnkit_wire::{ParseError, dhcpv6, ethernet, icmpv6, ip, ipv6, ndp};
 
-use super::{Sockets, Stack};
+use super::Stack;
+use super::volatile::Delivery;
 use crate::drops::DropReason;
 use crate::fragments::Part;
 use crate::offload::Offload;
@@ -16,13 +17,13 @@ impl Stack {
         now: Instant,
         offload: Offload,
         frame: &ethernet::Frame<'_>,
-        sockets: &mut dyn Sockets,
+        delivery: &mut Delivery<'_>,
     ) -> Result<(), ParseError> {
         if self.config.ipv6.is_none() {
             self.count_drop(DropReason::Unsupported);
             return Ok(());
         }
-        let packet = ipv6::parse(frame.payload)?;
+        let packet = ipv6::parse_beginning(frame.payload, delivery.beyond())?;
         if packet.dst.is_multicast() && !self.is_member(packet.dst) {
             self.count_drop(DropReason::OtherDestination);
             return Ok(());
@@ -37,7 +38,7 @@ impl Stack {
         self.learn(packet.src.into(), frame.src);
         let verify = !offload.verified && offload.needs_checksum.is_none();
         let Some(piece) = packet.fragment else {
-            return self.take_ipv6_datagram(now, frame, (&packet.datagram(), verify), sockets);
+            return self.take_ipv6_datagram(now, frame, (&packet.datagram(), verify), delivery);
         };
         let part = Part {
             ends: (packet.src.into(), packet.dst.into()),
@@ -49,7 +50,7 @@ impl Stack {
         };
         let Some(payload) = self.reassembly.add(now, &part) else { return Ok(()) };
         let whole = ip::Packet { payload: &payload, ..packet.datagram() };
-        self.take_ipv6_datagram(now, frame, (&whole, true), sockets)
+        self.take_ipv6_datagram(now, frame, (&whole, true), delivery)
     }
 
     fn take_ipv6_datagram(
@@ -57,7 +58,7 @@ impl Stack {
         now: Instant,
         frame: &ethernet::Frame<'_>,
         (packet, verify): (&ip::Packet<'_>, bool),
-        sockets: &mut dyn Sockets,
+        delivery: &mut Delivery<'_>,
     ) -> Result<(), ParseError> {
         let group = packet.dst.is_multicast();
         match packet.protocol {
@@ -68,7 +69,7 @@ impl Stack {
                 self.count_drop(DropReason::OtherDestination);
                 Ok(())
             }
-            _ => self.take_datagram(now, frame, packet, verify, sockets),
+            _ => self.take_datagram(now, frame, packet, verify, delivery),
         }
     }
 

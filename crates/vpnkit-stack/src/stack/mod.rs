@@ -19,6 +19,7 @@ mod tcp_output;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod volatile;
 mod zones;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -34,8 +35,10 @@ use crate::neighbours::Neighbours;
 use crate::offload::Offload;
 use crate::table::{FlowKey, Seeded, Table};
 use crate::time::Instant;
+use crate::volatile::{Data, Frame};
 
 use icmp_error::Fate;
+use volatile::Delivery;
 use vpnkit_wire::ipv6::MTU_MIN;
 use vpnkit_wire::{ParseError, ethernet, ip, ipv4};
 
@@ -59,12 +62,12 @@ pub trait Sockets {
     /// Offers data of a guest that is next in line, and returns how many bytes the socket took: 0 when it has no room,
     /// is not connected yet, or the data is too little to be worth it. What is not taken waits in the stack and is told
     /// with [`Effect::TcpReceived`].
-    fn write(&mut self, flow: TcpId, data: &[u8]) -> usize;
+    fn write(&mut self, flow: TcpId, data: Data<'_>) -> usize;
 }
 
 /// Sockets that take nothing: all data goes through the stack's buffers.
 impl Sockets for () {
-    fn write(&mut self, _flow: TcpId, _data: &[u8]) -> usize {
+    fn write(&mut self, _flow: TcpId, _data: Data<'_>) -> usize {
         0
     }
 }
@@ -96,6 +99,8 @@ pub struct Stack {
     /// Packets for neighbours whose hardware address is not known yet.
     unresolved: VecDeque<(IpAddr, Vec<u8>)>,
     spare: Vec<Vec<u8>>,
+    /// A frame that was copied out of a guest's memory; as long as the longest was.
+    gathered: Vec<u8>,
     tcp: Table<Box<tcp::TcpFlow>>,
     tcp_keys: HashMap<FlowKey, TcpId, Seeded>,
     tcp_connecting: usize,
@@ -155,6 +160,7 @@ impl Stack {
             frames: VecDeque::new(),
             unresolved: VecDeque::new(),
             spare: Vec::new(),
+            gathered: Vec::new(),
             tcp: Table::new(),
             tcp_keys: HashMap::with_hasher(keyed),
             tcp_connecting: 0,
@@ -194,20 +200,27 @@ impl Stack {
 
     /// Takes a frame of the guest; its data may go to `sockets` at once. Returns why it was dropped, if it was, or what
     /// else had to make way for it.
-    pub fn on_frame(
+    pub fn on_frame<'f>(
         &mut self,
         now: Instant,
         offload: Offload,
-        frame: &[u8],
+        frame: impl Into<Frame<'f>>,
         sockets: &mut dyn Sockets,
     ) -> Option<DropReason> {
-        self.counters.frames_in += 1;
-        self.counters.bytes_in += frame.len() as u64;
-        self.dropped = None;
-        if self.take_frame(now, offload, frame, sockets).is_err() {
-            self.count_drop(DropReason::Malformed);
+        match frame.into() {
+            Frame::Whole(bytes) => self.take_frame(now, offload, bytes, &mut Delivery::new(sockets)),
+            Frame::Volatile(frame) => self.take_volatile(now, offload, frame, sockets),
         }
         self.dropped.take()
+    }
+
+    fn take_frame(&mut self, now: Instant, offload: Offload, bytes: &[u8], delivery: &mut Delivery<'_>) {
+        self.counters.frames_in += 1;
+        self.counters.bytes_in += (bytes.len() + delivery.beyond()) as u64;
+        self.dropped = None;
+        if self.take_ethernet(now, offload, bytes, delivery).is_err() {
+            self.count_drop(DropReason::Malformed);
+        }
     }
 
     fn count_drop(&mut self, reason: DropReason) {
@@ -215,12 +228,12 @@ impl Stack {
         self.dropped.get_or_insert(reason);
     }
 
-    fn take_frame(
+    fn take_ethernet(
         &mut self,
         now: Instant,
         offload: Offload,
         bytes: &[u8],
-        sockets: &mut dyn Sockets,
+        delivery: &mut Delivery<'_>,
     ) -> Result<(), ParseError> {
         let frame = ethernet::parse(bytes)?;
         let ours = frame.dst == self.config.gateway_mac
@@ -236,8 +249,8 @@ impl Stack {
         }
         match frame.ethertype {
             ethernet::TYPE_ARP => self.take_arp(&frame),
-            ethernet::TYPE_IPV4 => self.take_ipv4(now, offload, &frame, sockets),
-            ethernet::TYPE_IPV6 => self.take_ipv6(now, offload, &frame, sockets),
+            ethernet::TYPE_IPV4 => self.take_ipv4(now, offload, &frame, delivery),
+            ethernet::TYPE_IPV6 => self.take_ipv6(now, offload, &frame, delivery),
             _ => {
                 self.count_drop(DropReason::Unsupported);
                 Ok(())
@@ -250,9 +263,9 @@ impl Stack {
         now: Instant,
         offload: Offload,
         frame: &ethernet::Frame<'_>,
-        sockets: &mut dyn Sockets,
+        delivery: &mut Delivery<'_>,
     ) -> Result<(), ParseError> {
-        let packet = ipv4::parse(frame.payload)?;
+        let packet = ipv4::parse_beginning(frame.payload, delivery.beyond())?;
         let verify = !offload.verified && offload.needs_checksum.is_none();
         if packet.src.is_unspecified() {
             return self.take_unconfigured(now, frame, &packet, verify);
@@ -273,9 +286,9 @@ impl Stack {
             };
             let Some(payload) = self.reassembly.add(now, &part) else { return Ok(()) };
             let whole = ip::Packet { payload: &payload, dont_fragment: false, ..packet.datagram() };
-            return self.take_datagram(now, frame, &whole, true, sockets);
+            return self.take_datagram(now, frame, &whole, true, delivery);
         }
-        self.take_datagram(now, frame, &packet.datagram(), verify, sockets)
+        self.take_datagram(now, frame, &packet.datagram(), verify, delivery)
     }
 
     fn take_datagram(
@@ -284,10 +297,10 @@ impl Stack {
         frame: &ethernet::Frame<'_>,
         packet: &ip::Packet<'_>,
         verify: bool,
-        sockets: &mut dyn Sockets,
+        delivery: &mut Delivery<'_>,
     ) -> Result<(), ParseError> {
         match packet.protocol {
-            ip::PROTOCOL_TCP => self.take_tcp(now, packet, verify, sockets),
+            ip::PROTOCOL_TCP => self.take_tcp(now, packet, verify, delivery),
             ip::PROTOCOL_UDP => self.take_udp(now, frame, packet, verify),
             ip::PROTOCOL_ICMP if packet.src.is_ipv4() => self.take_icmp(now, packet),
             _ => {

@@ -6,15 +6,17 @@ use std::time::Duration;
 use vpnkit_wire::tcp::{ACK, HEADER_BYTES, Header, RST, SYN, Segment, Seq, parse};
 use vpnkit_wire::{ParseError, dns, ip};
 
+use super::Stack;
 use super::address::Place;
 use super::icmp_error::Fate;
 use super::tcp_host::AHEAD_BYTES;
-use super::{Sockets, Stack};
+use super::volatile::Delivery;
 use crate::drops::DropReason;
 use crate::event::{Effect, TcpId, TcpSnapshot};
 use crate::table::FlowKey;
 use crate::tcp::{Changes, Endpoint, Phase, Settings};
 use crate::time::Instant;
+use crate::volatile::Data;
 
 /// How long TIME-WAIT lasts. RFC 9293 §3.4.2 says four minutes, for segments that wander; on this link none does, and
 /// what is late only has to be told apart from a new connection, which sequence numbers do.
@@ -76,15 +78,16 @@ impl Stack {
         now: Instant,
         packet: &ip::Packet<'_>,
         verify: bool,
-        sockets: &mut dyn Sockets,
+        delivery: &mut Delivery<'_>,
     ) -> Result<(), ParseError> {
-        let segment = parse(packet.payload, verify.then_some((packet.src, packet.dst)))?;
+        let mut segment = parse(packet.payload, verify.then_some((packet.src, packet.dst)))?;
+        segment.beyond = packet.beyond;
         let guest = SocketAddr::new(packet.src, segment.src_port);
         let remote = SocketAddr::new(packet.dst, segment.dst_port);
         let key = FlowKey { guest, remote };
         if let Some(id) = self.tcp_keys.get(&key).copied() {
             if !self.is_superseded(id, &segment) {
-                self.segment_of_flow(now, id, &segment, sockets);
+                self.segment_of_flow(now, id, &segment, delivery);
                 return Ok(());
             }
             self.remove_tcp(id, true);
@@ -114,12 +117,24 @@ impl Stack {
         }
     }
 
-    fn segment_of_flow(&mut self, now: Instant, id: TcpId, segment: &Segment<'_>, sockets: &mut dyn Sockets) {
+    fn segment_of_flow(
+        &mut self,
+        now: Instant,
+        id: TcpId,
+        segment: &Segment<'_>,
+        delivery: &mut Delivery<'_>,
+    ) {
         let Some(flow) = self.tcp.get_mut(id.0) else { return };
         let before = flow.endpoint.data_received();
         let direct = flow.owner == Owner::Host && !flow.host_gone;
-        let mut write = |data: &[u8]| if direct { sockets.write(id, data) } else { 0 };
-        let changes = flow.endpoint.on_segment(now, segment, &mut write);
+        let (data, sockets) = delivery.split(segment);
+        let mut straight = 0;
+        let mut write = |data: Data<'_>| {
+            straight = if direct { sockets.write(id, data) } else { 0 };
+            straight
+        };
+        let changes = flow.endpoint.on_segment(now, segment, data, &mut write);
+        self.counters.straight_bytes += straight as u64;
         flow.quiet = false;
         if changes.received {
             flow.bytes_up += u64::from(flow.endpoint.data_received().wrapping_sub(before));

@@ -4,22 +4,24 @@ use vpnkit_wire::tcp::{ACK, FIN, RST, SYN, Segment, Seq, sack_blocks};
 
 use super::endpoint::{BUFFER_CHEAP_BYTES, Changes, Endpoint, FinOut, Phase, Timer};
 use crate::time::Instant;
+use crate::volatile::Data;
 
 impl Endpoint {
-    /// Takes a segment of the peer. Data that is next in line, with nothing before it, is offered to `write`, which
-    /// returns how many of its bytes it took: those are consumed and never stored.
+    /// Takes a segment of the peer and its data. Data that is next in line, with nothing before it, is offered to
+    /// `write`, which returns how many of its bytes it took: those are consumed and never stored.
     pub fn on_segment(
         &mut self,
         now: Instant,
         segment: &Segment<'_>,
-        write: &mut dyn FnMut(&[u8]) -> usize,
+        data: Data<'_>,
+        write: &mut dyn FnMut(Data<'_>) -> usize,
     ) -> Changes {
         match self.phase {
             Phase::Connecting => self.on_segment_connecting(segment),
             Phase::SynSent => self.on_segment_syn_sent(now, segment),
             Phase::TimeWait => self.on_segment_time_wait(now, segment),
             Phase::Closed => Changes::default(),
-            Phase::SynReceived | Phase::Open => self.on_segment_synchronized(now, segment, write),
+            Phase::SynReceived | Phase::Open => self.on_segment_synchronized(now, segment, data, write),
         }
     }
 
@@ -75,7 +77,8 @@ impl Endpoint {
         &mut self,
         now: Instant,
         segment: &Segment<'_>,
-        write: &mut dyn FnMut(&[u8]) -> usize,
+        data: Data<'_>,
+        write: &mut dyn FnMut(Data<'_>) -> usize,
     ) -> Changes {
         let mut changes = Changes::default();
         if self.phase == Phase::SynReceived && segment.has(SYN) && segment.seq == self.irs {
@@ -91,7 +94,7 @@ impl Endpoint {
         }
         if !self.is_acceptable(segment) {
             changes.keepalive = segment.flags == ACK && segment.is_empty() && segment.seq + 1 == self.rcv_nxt;
-            let answer = !segment.has(RST) && (!segment.payload.is_empty() || self.may_answer(now));
+            let answer = !segment.has(RST) && (segment.data_bytes() > 0 || self.may_answer(now));
             self.ack_due |= answer;
             return changes;
         }
@@ -125,7 +128,7 @@ impl Endpoint {
         if !self.take_ack(now, segment, &mut changes) {
             return changes;
         }
-        self.take_payload(segment, write, &mut changes);
+        self.take_data(segment, data, write, &mut changes);
         self.close_if_done();
         changes
     }
@@ -274,26 +277,27 @@ impl Endpoint {
     }
 
     /// Spec: RFC 9293 §3.10.7.4, seventh and eighth check.
-    fn take_payload(
+    fn take_data(
         &mut self,
         segment: &Segment<'_>,
-        write: &mut dyn FnMut(&[u8]) -> usize,
+        data: Data<'_>,
+        write: &mut dyn FnMut(Data<'_>) -> usize,
         changes: &mut Changes,
     ) {
-        if segment.payload.is_empty() && !segment.has(FIN) {
+        if data.is_empty() && !segment.has(FIN) {
             return;
         }
         self.ack_due = true;
         if self.fin_in {
             return;
         }
-        let fin = segment.has(FIN).then(|| segment.seq + segment.payload.len() as u32);
+        let fin = segment.has(FIN).then(|| segment.seq + data.len() as u32);
         let skip = self.rcv_nxt.since(segment.seq).max(0).unsigned_abs() as usize;
-        let data = segment.payload.get(skip..).unwrap_or(&[]);
+        let data = data.after(skip);
         let start = segment.seq.since(self.rcv_nxt).max(0).unsigned_abs();
         let fits = (self.window_bytes().saturating_sub(start) as usize).min(data.len());
         if fits > 0 {
-            self.store(start, &data[..fits], write, changes);
+            self.store(start, data.first(fits), write, changes);
         }
         if fin.is_some() && fits == data.len() {
             self.fin_early = fin;
@@ -311,14 +315,14 @@ impl Endpoint {
     fn store(
         &mut self,
         start: u32,
-        data: &[u8],
-        write: &mut dyn FnMut(&[u8]) -> usize,
+        data: Data<'_>,
+        write: &mut dyn FnMut(Data<'_>) -> usize,
         changes: &mut Changes,
     ) {
         let queued = self.rx.len();
         if start == 0 && self.early.is_empty() {
             let taken = if queued == 0 { write(data).min(data.len()) } else { 0 };
-            self.rx.push(&data[taken..]);
+            self.rx.push(data.after(taken));
             self.rx_consumed = self.rx_consumed.saturating_add(taken as u32);
             self.rcv_nxt += data.len() as u32;
             changes.received = true;

@@ -2,6 +2,8 @@
 //!
 //! Thousands of idle flows cost nothing: an empty ring can give its memory back, and one in use grows by doubling.
 
+use crate::volatile::Data;
+
 /// First allocation, in bytes.
 const CAPACITY_MIN: usize = 512;
 
@@ -43,7 +45,8 @@ impl Ring {
     }
 
     /// Writes `data` at `offset` bytes from the head, where it becomes visible only after [`Ring::extend`].
-    pub fn write_at(&mut self, offset: usize, data: &[u8]) {
+    pub fn write_at<'d>(&mut self, offset: usize, data: impl Into<Data<'d>>) {
+        let data = data.into();
         if data.is_empty() {
             return;
         }
@@ -51,8 +54,8 @@ impl Ring {
         let capacity = self.bytes.len();
         let start = (self.head + offset) % capacity;
         let first = data.len().min(capacity - start);
-        self.bytes[start..start + first].copy_from_slice(&data[..first]);
-        self.bytes[..data.len() - first].copy_from_slice(&data[first..]);
+        data.copy(&mut self.bytes[start..start + first]);
+        data.after(first).copy(&mut self.bytes[..data.len() - first]);
     }
 
     /// Makes `count` more bytes part of the queue.
@@ -62,7 +65,8 @@ impl Ring {
     }
 
     /// Appends `data`.
-    pub fn push(&mut self, data: &[u8]) {
+    pub fn push<'d>(&mut self, data: impl Into<Data<'d>>) {
+        let data = data.into();
         self.write_at(self.len, data);
         self.len += data.len();
     }

@@ -1,6 +1,8 @@
 //! Frames of an IPv4 guest, and what a stack sends for them.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part; a test fails by panicking")]
 
+pub mod lent;
+
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 

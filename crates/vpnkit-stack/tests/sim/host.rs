@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use vpnkit_stack::{Effect, Instant, Sockets, Stack, TcpId};
+use vpnkit_stack::{Data, Effect, Instant, Sockets, Stack, TcpId};
 
 use crate::guest::pattern;
 use crate::link::Random;
@@ -35,7 +35,7 @@ pub struct Direct<'a> {
 }
 
 impl Sockets for Direct<'_> {
-    fn write(&mut self, flow: TcpId, data: &[u8]) -> usize {
+    fn write(&mut self, flow: TcpId, data: Data<'_>) -> usize {
         let Some(connection) = self.host.connections.get_mut(&flow) else { return 0 };
         let busy = connection.closed.is_some() || connection.gone || self.host.slow;
         if busy || !self.random.percent(self.percent) {
@@ -43,7 +43,9 @@ impl Sockets for Direct<'_> {
         }
         let some = 1 + self.random.below(data.len() as u64) as usize;
         let count = if self.random.percent(50) { data.len() } else { some.min(data.len()) };
-        let right = (0..count).all(|at| data[at] == pattern(connection.stream, connection.received + at));
+        let mut bytes = vec![0; count];
+        data.copy(&mut bytes);
+        let right = (0..count).all(|at| bytes[at] == pattern(connection.stream, connection.received + at));
         if !right {
             self.host.wrong = Some(connection.received);
         }

@@ -2,6 +2,9 @@
 //! repeats and reorders frames; the bytes at both ends are compared. A failing episode prints its seed.
 //! With `CORACLE_SOAK=1` there are twenty times as many.
 
+#[path = "../frames/lent.rs"]
+mod lent;
+
 mod guest;
 mod host;
 mod link;
@@ -31,6 +34,7 @@ fn perfect(random: &mut link::Random) -> Plan {
         direct: [0, 50, 100][random.below(3) as usize],
         hold: [0, 60][random.below(2) as usize],
         offload: random.below(2) == 1,
+        volatile: random.below(2) == 1,
         ..Plan::default()
     }
 }

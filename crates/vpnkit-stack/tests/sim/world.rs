@@ -6,10 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use ethlink::{Vnet, segment};
 use smoltcp::socket::tcp::Socket;
 use smoltcp::wire::IpAddress;
-use vpnkit_stack::{Config, FrameSink, Instant, Offload, Stack};
+use vpnkit_stack::{Config, Frame, FrameSink, Instant, Offload, Stack};
 
 use crate::guest::{Flow, Guest};
 use crate::host::{Connection, Direct, Host};
+use crate::lent::Lent;
 use crate::link::{Link, Random};
 
 /// What an episode is like. Probabilities are in percent.
@@ -35,6 +36,8 @@ pub struct Plan {
     pub hold: u64,
     /// Whether the stack leaves segmentation and checksums to the link, which does them in software.
     pub offload: bool,
+    /// Whether frames of the guest are in its memory, and trusted.
+    pub volatile: bool,
     /// One of so many seconds, the link is down.
     pub outage_every: u64,
 }
@@ -57,6 +60,7 @@ impl Default for Plan {
             direct: 0,
             hold: 0,
             offload: false,
+            volatile: false,
             outage_every: 0,
         }
     }
@@ -165,7 +169,12 @@ impl World {
         while let Some(frame) = self.up.receive(self.now) {
             let percent = self.plan.direct;
             let mut sockets = Direct { host: &mut self.host, random: &mut self.random, percent };
-            self.stack.on_frame(now, Offload::NONE, &frame, &mut sockets);
+            if self.plan.volatile {
+                let offload = Offload { verified: true, ..Offload::NONE };
+                self.stack.on_frame(now, offload, Frame::Volatile(&Lent::new(&frame)), &mut sockets);
+            } else {
+                self.stack.on_frame(now, Offload::NONE, &frame, &mut sockets);
+            }
         }
         while let Some(frame) = self.down.receive(self.now) {
             self.guest.port.received.push_back(frame);

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
-use vpnkit_stack::{ConnectError, Sockets, TcpId};
+use vpnkit_stack::{ConnectError, Data, Sockets, TcpId};
 
 use super::Host;
 use super::greeting::Greeting;
@@ -68,8 +68,27 @@ pub struct Connections {
 }
 
 impl Connection {
-    /// Sends `parts` without delay: Nagle's algorithm is switched off before it would do anything.
+    /// Sends `parts` without delay.
     fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        self.hurry();
+        let mut control = net::SendAncillaryBuffer::default();
+        net::sendmsg(&self.fd, parts, &mut control, SendFlags::NOSIGNAL)
+    }
+
+    /// Sends data of a frame without delay, from where it lies.
+    fn send_data(&mut self, data: Data<'_>) -> Result<usize, Errno> {
+        match data {
+            Data::Here(bytes) => self.send(&[IoSlice::new(bytes)]),
+            Data::Volatile { frame, start, bytes } => {
+                self.hurry();
+                let sent = frame.send(start..start + bytes, self.fd.as_fd());
+                sent.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            }
+        }
+    }
+
+    /// Switches Nagle's algorithm off before it would do anything.
+    fn hurry(&mut self) {
         self.nagle = match self.nagle {
             Nagle::Idle => Nagle::Due,
             Nagle::Due => {
@@ -79,8 +98,6 @@ impl Connection {
             }
             Nagle::Off => Nagle::Off,
         };
-        let mut control = net::SendAncillaryBuffer::default();
-        net::sendmsg(&self.fd, parts, &mut control, SendFlags::NOSIGNAL)
     }
 }
 
@@ -116,12 +133,12 @@ impl Connections {
 }
 
 impl Sockets for Connections {
-    fn write(&mut self, flow: TcpId, data: &[u8]) -> usize {
+    fn write(&mut self, flow: TcpId, data: Data<'_>) -> usize {
         let Some(connection) = self.get(flow) else { return 0 };
         if data.len() < DIRECT_BYTES_MIN || connection.connecting || !connection.writable {
             return 0;
         }
-        match connection.send(&[IoSlice::new(data)]) {
+        match connection.send_data(data) {
             Ok(count) => {
                 connection.writable = count == data.len();
                 count

@@ -47,7 +47,7 @@ impl Link for HubLink {
         if self.hub().receive(&mut |vnet, frame| {
             let mut header = [0; 10];
             header.copy_from_slice(&vnet.0[..10]);
-            take(Offload::from_virtio(&header), frame);
+            take(Offload::from_virtio(&header), frame.into());
         }) {
             Received::Some
         } else {

@@ -1,13 +1,9 @@
 //! A link inside the process: for a virtual machine's network device.
 //!
-//! The machine's threads push frames with [`MemoryLink::push`], which never blocks. Frames for the guest go to the
-//! receiver that [`MemoryLink::connect`] sets; one that has no buffers returns false and calls
-//! [`MemoryLink::receive_ready`] later.
-//!
-//! A large frame is not copied here: its buffer changes hands. A small one is, so that it does not hold a buffer of the
-//! largest size while it waits.
+//! Frames of the machine stay in its memory until the engine takes them there, on its own thread: nothing is queued in
+//! between, and what the engine does not get to waits in the machine's ring. Data of large TCP frames goes from there
+//! straight to the sockets (see [`VolatileFrame`](vpnkit_stack::VolatileFrame)).
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,33 +13,25 @@ use vpnkit_stack::Offload;
 use super::{Link, Received, Take};
 use crate::waker::Waker;
 
-/// Bytes of buffers with frames that may wait for the engine; more than all windows of a busy guest.
-const QUEUED_BYTES_MAX: usize = 32 << 20;
-/// Bytes of a frame that is copied, and of the buffers for such: the usual MTU fits.
-const SMALL_BYTES: usize = 2048;
-/// Buffers of each kind kept for reuse.
-const SPARE_MAX: usize = 128;
-/// Frames handed over in one go.
-const BURST: usize = 256;
+/// A machine in this process. The engine's thread calls it, and none of the calls may block.
+pub trait Machine: Send + Sync {
+    /// Hands some of the frames that the machine sends to `take`, and returns whether there may be more. When there are
+    /// none, [`MemoryLink::ready`] is called as soon as there are. The machine gets the memory of a frame back after `take`
+    /// returned.
+    fn transmit(&self, take: &mut Take<'_>) -> bool;
 
-/// Takes frames for the guest, each in parts; returns false when the guest has no buffers now.
-pub type Receiver = Arc<dyn Fn(Offload, &[IoSlice<'_>]) -> bool + Send + Sync>;
+    /// Gives the machine the frame that `parts` make together. Returns false when it has no buffers now:
+    /// [`MemoryLink::ready`] is called when it has.
+    fn receive(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool;
 
-#[derive(Default)]
-struct Queue {
-    frames: VecDeque<(Offload, Vec<u8>)>,
-    /// Of the buffers of `frames`, whatever is in them.
-    bytes: usize,
-    dropped: u64,
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
+    /// Whether it takes partial checksums and large segments.
+    fn offload(&self) -> bool;
 }
 
 /// The link.
 #[derive(Default)]
 pub struct MemoryLink {
-    queue: Mutex<Queue>,
-    receiver: Mutex<(Option<Receiver>, Option<bool>)>,
+    machine: Mutex<Option<Arc<dyn Machine>>>,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -52,97 +40,49 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl MemoryLink {
-    /// A link with no guest yet: frames for it are dropped.
+    /// A link with no machine yet: frames for it are dropped.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The guest's driver is ready: frames go to `receiver`. `offload` says whether it takes partial checksums and
-    /// large segments.
-    pub fn connect(&self, receiver: Receiver, offload: bool) {
-        *lock(&self.receiver) = (Some(receiver), Some(offload));
-        self.receive_ready();
+    /// The machine's driver is ready.
+    pub fn connect(&self, machine: Arc<dyn Machine>) {
+        *lock(&self.machine) = Some(machine);
+        self.ready();
     }
 
-    /// The guest's driver is gone: frames for it are dropped.
+    /// The machine's driver is gone: frames for it are dropped. The engine may be in a call of the machine still.
     pub fn disconnect(&self) {
-        *lock(&self.receiver) = (None, None);
-        self.receive_ready();
+        *lock(&self.machine) = None;
+        self.ready();
     }
 
-    /// Takes a frame of the guest, from any thread, without blocking. The buffer may be kept, and another one left in
-    /// its place, with whatever is in it. Returns false, and counts, when the frame had to be dropped because the engine
-    /// is far behind.
-    pub fn push(&self, offload: Offload, frame: &mut Vec<u8>) -> bool {
-        let mut queue = lock(&self.queue);
-        let is_small = frame.len() <= SMALL_BYTES;
-        let bytes = if is_small { SMALL_BYTES } else { frame.capacity() };
-        if queue.bytes + bytes > QUEUED_BYTES_MAX {
-            queue.dropped += 1;
-            return false;
-        }
-        let taken = if is_small {
-            let mut copy = queue.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES));
-            copy.clear();
-            copy.extend_from_slice(frame);
-            copy
-        } else {
-            let spare = queue.large.pop().unwrap_or_default();
-            std::mem::replace(frame, spare)
-        };
-        queue.bytes += taken.capacity();
-        let first = queue.frames.is_empty();
-        queue.frames.push_back((offload, taken));
-        drop(queue);
-        if first {
-            self.receive_ready();
-        }
-        true
-    }
-
-    /// The guest has buffers again.
-    pub fn receive_ready(&self) {
+    /// The machine has frames, or buffers, again. From any thread, without blocking.
+    pub fn ready(&self) {
         if let Some(waker) = lock(&self.waker).as_ref() {
             waker.wake();
         }
     }
 
-    /// Frames of the guest that were dropped.
-    pub fn dropped(&self) -> u64 {
-        lock(&self.queue).dropped
+    /// The machine; not locked while it is called, as its driver may go meanwhile.
+    fn machine(&self) -> Option<Arc<dyn Machine>> {
+        lock(&self.machine).clone()
     }
 }
 
 impl Link for MemoryLink {
     fn attach(&self, waker: Waker) {
         *lock(&self.waker) = Some(waker);
-        self.receive_ready();
+        self.ready();
     }
 
     fn receive(&self, take: &mut Take<'_>) -> Received {
-        let mut queue = lock(&self.queue);
-        let count = queue.frames.len().min(BURST);
-        let burst: Vec<_> = queue.frames.drain(..count).collect();
-        queue.bytes -= burst.iter().map(|(_, frame)| frame.capacity()).sum::<usize>();
-        let more = !queue.frames.is_empty();
-        drop(queue);
-        for (offload, frame) in &burst {
-            take(*offload, frame);
-        }
-        let mut queue = lock(&self.queue);
-        for (_, frame) in burst {
-            let Queue { small, large, .. } = &mut *queue;
-            let spare = if frame.capacity() <= SMALL_BYTES { small } else { large };
-            if spare.len() < SPARE_MAX {
-                spare.push(frame);
-            }
-        }
+        let more = self.machine().is_some_and(|machine| machine.transmit(take));
         if more { Received::Some } else { Received::All }
     }
 
     fn send(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
-        let receiver = lock(&self.receiver).0.clone();
-        receiver.is_none_or(|receiver| receiver(offload, parts))
+        self.machine().is_none_or(|machine| machine.receive(offload, parts))
     }
 
     fn flush(&self) {}
@@ -152,70 +92,6 @@ impl Link for MemoryLink {
     }
 
     fn offload(&self) -> Option<bool> {
-        lock(&self.receiver).1
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn received(link: &MemoryLink) -> Vec<Vec<u8>> {
-        let mut frames = Vec::new();
-        while link.receive(&mut |_, frame| {
-            frames.push(frame.to_vec());
-            None
-        }) != Received::All
-        {}
-        frames
-    }
-
-    #[test]
-    fn frames_arrive_as_they_were_pushed_whatever_becomes_of_the_buffer() {
-        let link = MemoryLink::new();
-        let mut buffer = Vec::new();
-        for round in 0..3u8 {
-            let lengths = [60, SMALL_BYTES, SMALL_BYTES + 1, 65_550, 60, 9_000];
-            for (at, length) in lengths.into_iter().enumerate() {
-                buffer.resize(length, 0);
-                buffer.fill(round * 16 + at as u8);
-                assert!(link.push(Offload::NONE, &mut buffer));
-                buffer.fill(0xff);
-            }
-            let expected: Vec<_> = lengths
-                .into_iter()
-                .enumerate()
-                .map(|(at, length)| vec![round * 16 + at as u8; length])
-                .collect();
-            assert!(received(&link) == expected);
-        }
-        assert_eq!(link.dropped(), 0);
-    }
-
-    #[test]
-    fn small_frames_in_large_buffers_hold_no_more_memory_than_may_wait() {
-        let link = MemoryLink::new();
-        let mut buffer = Vec::with_capacity(65_550);
-        for length in [60, 3_000] {
-            let mut held = 0;
-            loop {
-                buffer.resize(length, 0);
-                buffer.reserve_exact(65_550 - length);
-                if !link.push(Offload::NONE, &mut buffer) {
-                    break;
-                }
-                held += 1;
-            }
-            let queue = lock(&link.queue);
-            assert_eq!(queue.frames.len(), held);
-            let bytes: usize = queue.frames.iter().map(|(_, frame)| frame.capacity()).sum();
-            assert!(bytes <= QUEUED_BYTES_MAX, "{bytes} bytes wait");
-            assert!(bytes > QUEUED_BYTES_MAX / 2, "there was room: {bytes} bytes wait");
-            drop(queue);
-            assert_eq!(received(&link).len(), held);
-            assert_eq!(lock(&link.queue).bytes, 0);
-        }
-        let queue = lock(&link.queue);
-        assert!(queue.small.len() <= SPARE_MAX && queue.large.len() <= SPARE_MAX);
+        self.machine().map(|machine| machine.offload())
     }
 }

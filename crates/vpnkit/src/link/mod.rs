@@ -7,13 +7,13 @@ mod tap;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
-use vpnkit_stack::{DropReason, Offload};
+use vpnkit_stack::{DropReason, Frame, Offload};
 use vpnkit_wire::ethernet::MacAddr;
 
 use crate::waker::Waker;
 
 pub use hub::HubLink;
-pub use memory::MemoryLink;
+pub use memory::{Machine, MemoryLink};
 pub use tap::TapLink;
 
 /// What [`Link::receive`] left.
@@ -28,7 +28,7 @@ pub enum Received {
 }
 
 /// Takes a frame; returns why it was dropped, if it was.
-pub type Take<'t> = dyn FnMut(Offload, &[u8]) -> Option<DropReason> + 't;
+pub type Take<'t> = dyn FnMut(Offload, Frame<'_>) -> Option<DropReason> + 't;
 
 /// Frames that a link dropped, in frames.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -83,7 +83,7 @@ impl Link for TapLink {
             if let Some((header, frame)) = input.buffer[..count].split_at_checked(VIRTIO_HEADER_BYTES) {
                 let mut fields = [0; 10];
                 fields.copy_from_slice(&header[..10]);
-                take(Offload { verified: true, ..Offload::from_virtio(&fields) }, frame);
+                take(Offload { verified: true, ..Offload::from_virtio(&fields) }, frame.into());
             }
             if let Some(left) = input.singles.checked_sub(1) {
                 input.singles = left;
@@ -139,7 +139,7 @@ mod tests {
     fn take(link: &TapLink) -> (Vec<u8>, Received) {
         let mut frames = Vec::new();
         let received = link.receive(&mut |_, frame| {
-            frames.extend_from_slice(frame);
+            frame.append_to(&mut frames);
             None
         });
         (frames, received)

@@ -10,21 +10,53 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant as GuestInstant;
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, Ipv4Address};
-use vpnkit::{MemoryLink, Offload};
+use vpnkit::{Frame, Machine, MemoryLink, Offload, Take};
 
 /// How long anything may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-type Inbox = Arc<(Mutex<VecDeque<Vec<u8>>>, Condvar)>;
+/// Frames on their way between the card and the engine.
+struct Cable {
+    inbox: Mutex<VecDeque<Vec<u8>>>,
+    arrived: Condvar,
+    outbox: Mutex<VecDeque<Vec<u8>>>,
+    /// Frames that there is room for in the inbox.
+    room: usize,
+}
+
+impl Machine for Cable {
+    fn transmit(&self, take: &mut Take<'_>) -> bool {
+        let frames = std::mem::take(&mut *self.outbox.lock().unwrap());
+        for frame in &frames {
+            take(Offload::NONE, Frame::Whole(frame));
+        }
+        !frames.is_empty()
+    }
+
+    fn receive(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
+        assert_eq!(offload, Offload::NONE);
+        let mut queue = self.inbox.lock().unwrap();
+        if queue.len() >= self.room {
+            return false;
+        }
+        queue.push_back(parts.iter().flat_map(|part| part.iter().copied()).collect());
+        self.arrived.notify_one();
+        true
+    }
+
+    fn offload(&self) -> bool {
+        false
+    }
+}
 
 /// The network card.
 pub struct Card {
-    inbox: Inbox,
+    cable: Arc<Cable>,
     link: Arc<MemoryLink>,
 }
 
 pub struct Received(Vec<u8>);
-pub struct Sending<'a>(&'a MemoryLink);
+pub struct Sending<'a>(&'a Card);
 
 impl RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
@@ -36,7 +68,8 @@ impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
         let mut frame = vec![0; len];
         let result = fill(&mut frame);
-        assert!(self.0.push(Offload::NONE, &mut frame), "the link took the frame");
+        self.0.cable.outbox.lock().unwrap().push_back(frame);
+        self.0.link.ready();
         result
     }
 }
@@ -46,13 +79,13 @@ impl Device for Card {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _now: GuestInstant) -> Option<(Received, Sending<'_>)> {
-        let frame = self.inbox.0.lock().unwrap().pop_front()?;
-        self.link.receive_ready();
-        Some((Received(frame), Sending(&self.link)))
+        let frame = self.cable.inbox.lock().unwrap().pop_front()?;
+        self.link.ready();
+        Some((Received(frame), Sending(self)))
     }
 
     fn transmit(&mut self, _now: GuestInstant) -> Option<Sending<'_>> {
-        Some(Sending(&self.link))
+        Some(Sending(self))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -73,20 +106,14 @@ pub struct Guest {
 impl Guest {
     /// Plugs a guest in that has room for `frames` at a time.
     pub fn new(link: Arc<MemoryLink>, frames: usize) -> Self {
-        let inbox: Inbox = Inbox::default();
-        let sender = inbox.clone();
-        let receiver = move |offload: Offload, parts: &[IoSlice<'_>]| {
-            assert_eq!(offload, Offload::NONE);
-            let mut queue = sender.0.lock().unwrap();
-            if queue.len() >= frames {
-                return false;
-            }
-            queue.push_back(parts.iter().flat_map(|part| part.iter().copied()).collect());
-            sender.1.notify_one();
-            true
-        };
-        link.connect(Arc::new(receiver), false);
-        let mut card = Card { inbox, link };
+        let cable = Arc::new(Cable {
+            inbox: Mutex::default(),
+            arrived: Condvar::new(),
+            outbox: Mutex::default(),
+            room: frames,
+        });
+        link.connect(cable.clone());
+        let mut card = Card { cable, link };
         let mut config = Config::new(EthernetAddress([2, 0, 0, 0, 0, 9]).into());
         config.random_seed = 4711;
         let mut interface = Interface::new(config, &mut card, GuestInstant::ZERO);
@@ -108,9 +135,10 @@ impl Guest {
                 return result;
             }
             assert!(began.elapsed() < PATIENCE, "{what} takes too long");
-            let queue = self.card.inbox.0.lock().unwrap();
+            let cable = &self.card.cable;
+            let queue = cable.inbox.lock().unwrap();
             if queue.is_empty() {
-                drop(self.card.inbox.1.wait_timeout(queue, Duration::from_millis(2)).unwrap());
+                drop(cable.arrived.wait_timeout(queue, Duration::from_millis(2)).unwrap());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A wire between the engine and the guest's device that loses, repeats and reorders frames as a seed says: what netem
 //! does, on every kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ethlink::{Tap, VNET_HEADER_BYTES, Vnet, segment};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use vpnkit::{MemoryLink, Offload};
+use vpnkit::{Frame, Machine, MemoryLink, Offload, Take};
 
 /// How long a frame is under way.
 const DELAY: Duration = Duration::from_micros(300);
@@ -67,6 +67,39 @@ pub struct Wire {
     lanes: Arc<Mutex<Lanes>>,
 }
 
+/// The wire's end at the engine.
+struct End {
+    lanes: Arc<Mutex<Lanes>>,
+    /// Rung when a frame sets out to the guest.
+    bell: OwnedFd,
+    /// Frames that are there, for the engine to take.
+    arrived: Mutex<VecDeque<(Offload, Vec<u8>)>>,
+    frames: Frames,
+    faults: Faults,
+}
+
+impl Machine for End {
+    fn transmit(&self, take: &mut Take<'_>) -> bool {
+        let arrived = std::mem::take(&mut *lock(&self.arrived));
+        for (offload, frame) in &arrived {
+            take(*offload, Frame::Whole(frame));
+        }
+        !arrived.is_empty()
+    }
+
+    fn receive(&self, offload: Offload, parts: &[IoSlice<'_>]) -> bool {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+        let header = Vnet(offload.to_virtio(parts[0].len() as u16));
+        lock(&self.lanes).down.take(&header, &parts, self.frames, &self.faults);
+        rustix::io::write(&self.bell, &1u64.to_ne_bytes()).unwrap();
+        true
+    }
+
+    fn offload(&self) -> bool {
+        self.frames != Frames::Plain
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
@@ -77,18 +110,11 @@ impl Wire {
         let mut lanes = Lanes::default();
         (lanes.up.random, lanes.down.random) = (faults.seed, !faults.seed);
         let lanes = Arc::new(Mutex::new(lanes));
-        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
-        let (filled, ring) = (lanes.clone(), bell.clone());
-        let receive = move |offload: Offload, parts: &[IoSlice<'_>]| {
-            let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
-            let header = Vnet(offload.to_virtio(parts[0].len() as u16));
-            lock(&filled).down.take(&header, &parts, frames, &faults);
-            rustix::io::write(&ring, &1u64.to_ne_bytes()).unwrap();
-            true
-        };
-        link.connect(Arc::new(receive), frames != Frames::Plain);
-        let carried = lanes.clone();
-        thread::spawn(move || carry(&carried, &link, &tap, &bell, frames, &faults));
+        let bell = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let end = End { lanes: lanes.clone(), bell, arrived: Mutex::default(), frames, faults };
+        let end = Arc::new(end);
+        link.connect(end.clone());
+        thread::spawn(move || carry(&end, &link, &tap));
         Self { lanes }
     }
 
@@ -100,14 +126,9 @@ impl Wire {
 }
 
 /// Moves frames between the ends until the device goes.
-fn carry(
-    lanes: &Mutex<Lanes>,
-    link: &MemoryLink,
-    tap: &Tap,
-    bell: &OwnedFd,
-    frames: Frames,
-    faults: &Faults,
-) {
+fn carry(end: &End, link: &MemoryLink, tap: &Tap) {
+    let End { lanes, bell, arrived, frames, faults } = end;
+    let frames = *frames;
     let header_bytes = if frames == Frames::Plain { 0 } else { VNET_HEADER_BYTES };
     let mut buffer = vec![0; 1 << 17];
     loop {
@@ -126,7 +147,8 @@ fn carry(
         while let Some(mut frame) = lock(lanes).up.arrived(now) {
             let header: Vec<u8> = frame.drain(..VNET_HEADER_BYTES).collect();
             let offload = Offload::from_virtio(header[..10].try_into().unwrap());
-            assert!(link.push(offload, &mut frame), "the engine is far behind");
+            lock(arrived).push_back((offload, frame));
+            link.ready();
         }
         while let Some(frame) = lock(lanes).down.arrived(now) {
             // What the kernel refuses is lost, as on a wire.
