@@ -36,6 +36,7 @@ pub const TEST: &[Wanted] = &[
     ("traceroute", "traceroute"),
     ("tracepath", "iputils-tracepath"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("linux.uml", "user-mode-linux"),
     ("dnsmasq", "dnsmasq-base"),
     ("ntpdig", "ntpsec-ntpdig"),
 ];

@@ -1,8 +1,8 @@
-//! Debian's kernel in QEMU, attached by its `stream`, `dgram` and `vhost-user` back ends: DHCP, DNS, TCP, ping and SLAAC
-//! as a machine does them.
+//! Debian's kernels as machines: DHCP, DNS, TCP, ping and SLAAC as a machine does them. In QEMU, attached by its `stream`,
+//! `dgram` and `vhost-user` back ends, and in user mode, attached by packets.
 //!
-//! The kernel and its userland are those that `coracle` keeps once it has run; without them, or without QEMU, a test
-//! says SKIP and why.
+//! The kernel for QEMU and the userland are those that `coracle` keeps once it has run; without them, without QEMU, or
+//! without user-mode Linux, a test says SKIP and why.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -11,6 +11,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -19,20 +20,24 @@ use std::time::{Duration, Instant};
 /// How long a machine may take from power on to power off; alone it needs ten seconds.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// PID 1 of the machine; `PORT4` and `PORT6` are servers of the host.
+/// Debian's user-mode Linux.
+const UML: &str = "linux.uml";
+/// Modules that a machine of QEMU needs to see its network device on PCI.
+const VIRTIO: &str = "virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net";
+
+/// PID 1 of the machine; `DEVICE` is its network device, `MODULES` what that needs, `PORT4` and `PORT6` are servers of the
+/// host.
 const SCRIPT: &str = r#"#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
 exec > /dev/console 2>&1
-for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net; do
-  insmod $(find /usr/lib/modules /extra -name $m.ko)
-done
-ip link set lo up; ip link set eth0 up
-udhcpc -i eth0 -q -n -t 60 -T 1 -f -s /lease && echo "LEASED $(cat /etc/resolv.conf)"
+for m in MODULES; do insmod $(find /extra /usr/lib/modules -name $m.ko | head -n 1); done
+ip link set lo up; ip link set DEVICE up
+udhcpc -i DEVICE -q -n -t 60 -T 1 -f -s /lease && echo "LEASED $(cat /etc/resolv.conf)"
 ping -c 1 -W 30 192.168.65.2 && echo PING4
 nslookup host.internal 192.168.65.1
 echo "FOUR $(nc 192.168.65.2 PORT4 < /dev/null)"
 for i in $(seq 300); do
-  ip -6 address show dev eth0 scope global | grep inet6 | grep -qv tentative && break; sleep 0.1
+  ip -6 address show dev DEVICE scope global | grep inet6 | grep -qv tentative && break; sleep 0.1
 done
 ping -6 -c 1 -W 30 fd76:706e:6b69:7400::2 && echo PING6
 echo "SIX $(nc fd76:706e:6b69:7400::2 PORT6 < /dev/null)"
@@ -51,14 +56,14 @@ echo nameserver $dns > /etc/resolv.conf
 
 #[test]
 fn a_machine_of_qemu_is_at_home_on_a_stream() {
-    check("a_machine_of_qemu_is_at_home_on_a_stream", "--listen-qemu", |folder| {
+    check_qemu("a_machine_of_qemu_is_at_home_on_a_stream", "--listen-qemu", |folder| {
         format!("stream,id=n,server=off,addr.type=unix,addr.path={}/vpnkit", folder.display())
     });
 }
 
 #[test]
 fn a_machine_of_qemu_is_at_home_on_datagrams() {
-    check("a_machine_of_qemu_is_at_home_on_datagrams", "--listen-vfkit", |folder| {
+    check_qemu("a_machine_of_qemu_is_at_home_on_datagrams", "--listen-vfkit", |folder| {
         let folder = folder.display();
         format!(
             "dgram,id=n,local.type=unix,local.path={folder}/qemu,remote.type=unix,remote.path={folder}/vpnkit"
@@ -68,26 +73,53 @@ fn a_machine_of_qemu_is_at_home_on_datagrams() {
 
 #[test]
 fn a_machine_of_qemu_is_at_home_over_vhost_user() {
-    check("a_machine_of_qemu_is_at_home_over_vhost_user", "--vhost-user", |_| {
+    check_qemu("a_machine_of_qemu_is_at_home_over_vhost_user", "--vhost-user", |_| {
         "vhost-user,id=n,chardev=c".into()
     });
 }
 
-fn check(test: &str, listen: &str, netdev: impl Fn(&Path) -> String) {
-    let Some((kernel, initramfs)) = machine() else {
-        println!("SKIP {test}: coracle keeps no kernel and userland here; `coracle run -- true` makes them");
-        return;
-    };
-    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-        println!("SKIP {test}: no qemu-system-x86_64");
-        return;
-    }
+#[test]
+fn user_mode_linux_is_at_home_on_packets() {
+    let test = "user_mode_linux_is_at_home_on_packets";
+    let Some((_, initramfs)) = kept(test, UML) else { return };
     let folder = tempfile::tempdir().unwrap();
+    let modules =
+        ["lib/crc-ccitt.ko", "net/ipv6/ipv6.ko"].map(|name| format!("/usr/lib/uml/modules/*/kernel/{name}"));
+    let image = image(folder.path(), &modules.join(" "), &initramfs, &script("vec0", "crc-ccitt ipv6"));
+    let _vpnkit = vpnkit(folder.path(), "--listen-bess");
+    check(&boot_in_user_mode(folder.path(), &image));
+}
+
+/// Boots a machine of QEMU on the socket of this flag.
+fn check_qemu(test: &str, listen: &str, netdev: impl Fn(&Path) -> String) {
+    let Some((kernel, initramfs)) = kept(test, "qemu-system-x86_64") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let modules = format!("{}/modules/virtio_pci*.ko", kernel.display());
+    let image = image(folder.path(), &modules, &initramfs, &script("eth0", VIRTIO));
+    let _vpnkit = vpnkit(folder.path(), listen);
+    check(&boot(folder.path(), &kernel.join("vmlinux"), &image, &netdev(folder.path())));
+}
+
+/// What `coracle` keeps, if it does and `program` is there.
+fn kept(test: &str, program: &str) -> Option<(PathBuf, PathBuf)> {
+    let machine = machine();
+    if machine.is_none() {
+        println!("SKIP {test}: coracle keeps no kernel and userland here; `coracle run -- true` makes them");
+    } else if Command::new(program).arg("--version").output().is_err() {
+        println!("SKIP {test}: no {program}");
+        return None;
+    }
+    machine
+}
+
+fn script(device: &str, modules: &str) -> String {
     let (four, six) = (serve("127.0.0.1:0", "ashore"), serve("[::1]:0", "ahoy"));
     let script = SCRIPT.replace("PORT4", &four.to_string()).replace("PORT6", &six.to_string());
-    let image = image(folder.path(), &kernel, &initramfs, &script);
-    let _vpnkit = vpnkit(folder.path(), listen);
-    let told = boot(folder.path(), &kernel.join("vmlinux"), &image, &netdev(folder.path()));
+    script.replace("DEVICE", device).replace("MODULES", modules)
+}
+
+/// Looks at what a machine wrote to its console.
+fn check(told: &str) {
     for line in [
         "LEASED nameserver 192.168.65.1",
         "PING4",
@@ -129,16 +161,16 @@ fn serve(address: &'static str, word: &'static str) -> u16 {
     port
 }
 
-/// Makes an initramfs of coracle's and one more archive, with the script, after it.
-fn image(folder: &Path, kernel: &Path, initramfs: &Path, script: &str) -> PathBuf {
+/// Makes an initramfs of coracle's and one more archive, with the script and `modules` that coracle's own machines do
+/// without, after it.
+fn image(folder: &Path, modules: &str, initramfs: &Path, script: &str) -> PathBuf {
     let root = folder.join("root");
     std::fs::create_dir_all(root.join("extra")).unwrap();
     for (name, text) in [("script", script), ("lease", LEASE)] {
         std::fs::write(root.join(name), text).unwrap();
         shell(&root, &format!("chmod 755 {name}"));
     }
-    // For PCI; coracle's own machines have none.
-    shell(&root, &format!("cp {}/modules/virtio_pci*.ko extra/", kernel.display()));
+    shell(&root, &format!("cp {modules} extra/"));
     shell(&root, "find . | cpio -o -H newc --quiet > ../extra.cpio");
     let image = folder.join("initrd");
     shell(folder, &format!("cat {} extra.cpio > {}", initramfs.display(), image.display()));
@@ -173,7 +205,7 @@ fn vpnkit(folder: &Path, listen: &str) -> Vpnkit {
     vpnkit
 }
 
-/// Runs the machine until it switches itself off; returns what it wrote to its console.
+/// Runs a machine of QEMU until it switches itself off; returns what it wrote to its console.
 fn boot(folder: &Path, kernel: &Path, image: &Path, netdev: &str) -> String {
     let console = folder.join("console");
     let mut qemu = Command::new("qemu-system-x86_64");
@@ -190,8 +222,7 @@ fn boot(folder: &Path, kernel: &Path, image: &Path, netdev: &str) -> String {
         ]);
         qemu.args(["-chardev", &format!("socket,id=c,path={}", socket.display())]);
     }
-    let mut qemu = qemu
-        .args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults", "-no-reboot"])
+    qemu.args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults", "-no-reboot"])
         .args(["-display", "none", "-serial", &format!("file:{}", console.display())])
         .arg("-kernel")
         .arg(kernel)
@@ -199,18 +230,39 @@ fn boot(folder: &Path, kernel: &Path, image: &Path, netdev: &str) -> String {
         .arg(image)
         // On a busy machine the check of the timer sees too few ticks, and the kernel gives up.
         .args(["-append", "console=ttyS0 quiet no_timer_check panic=-1 rdinit=/script", "-netdev", netdev])
-        .args(["-device", &device])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+        .args(["-device", &device]);
+    wait(&mut qemu, &console)
+}
+
+/// The same for one in user mode.
+fn boot_in_user_mode(folder: &Path, image: &Path) -> String {
+    let console = folder.join("console");
+    let folder = folder.display();
+    let mut machine = Command::new(UML);
+    machine
+        .args(["mem=128M", "con0=null,fd:1", "con=null", "quiet", "panic=-1", "rdinit=/script"])
+        .arg(format!("initrd={}", image.display()))
+        .arg(format!("uml_dir={folder}/uml"))
+        .arg(format!("vec0:transport=bess,src={folder}/uml-socket,dst={folder}/vpnkit,mac=02:00:00:00:00:07"))
+        // Its memory is a file there.
+        .env("TMPDIR", folder.to_string())
+        .stdout(std::fs::File::create(&console).unwrap());
+    wait(&mut machine, &console)
+}
+
+/// Runs a machine until it ends; returns what it wrote to its console.
+fn wait(machine: &mut Command, console: &Path) -> String {
+    // In user mode a machine is many processes.
+    let mut machine = machine.process_group(0).stdin(Stdio::null()).spawn().unwrap();
     let began = Instant::now();
     let ended = loop {
-        if qemu.try_wait().unwrap().is_some() {
+        if machine.try_wait().unwrap().is_some() {
             break true;
         }
         if began.elapsed() > PATIENCE {
-            let _ = qemu.kill();
-            let _ = qemu.wait();
+            let group = format!("-{}", machine.id());
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+            let _ = machine.wait();
             break false;
         }
         thread::sleep(Duration::from_millis(50));
