@@ -7,9 +7,9 @@ use std::time::Duration;
 pub(crate) const SERVERS_MAX: usize = 16;
 /// As in resolv.conf(5): more name servers are ignored.
 const RESOLV_CONF_MAX: usize = 3;
-/// How long a server of a resolv.conf may take before the next one is asked.
+/// How long a server of a resolv.conf may take before the next one is asked, if there is one.
 const TIMEOUT_NEXT: Duration = Duration::from_secs(2);
-/// How long a server of VPNKit's file may take, if it does not say.
+/// How long a server of VPNKit's file may take, if it does not say, and the last one of a resolv.conf.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Answers in a row that a server may owe before it is not waited for any more.
 const OFFLINE_AFTER: u32 = 5;
@@ -39,12 +39,14 @@ pub struct Upstreams {
 }
 
 impl From<Vec<SocketAddr>> for Upstreams {
-    /// Asks one after the other.
+    /// Asks one after the other. The last has longer: nobody comes after it, and a name server that has to ask others first
+    /// takes more than two seconds at times. Spec: resolv.conf(5), `timeout`, whose default is five.
     fn from(addresses: Vec<SocketAddr>) -> Self {
+        let last = addresses.len().min(SERVERS_MAX).saturating_sub(1);
         let server = |(order, address)| Upstream {
             address,
             zones: Vec::new(),
-            timeout: TIMEOUT_NEXT,
+            timeout: if order == last { TIMEOUT } else { TIMEOUT_NEXT },
             order: order as u32,
         };
         let servers = addresses.into_iter().take(SERVERS_MAX).enumerate().map(server).collect();
@@ -227,6 +229,15 @@ mod tests {
         assert_eq!(*servers.plan("a.corp"), [0]);
         assert_eq!(*servers.plan("corp"), [0]);
         assert_eq!(*servers.plan("notcorp"), [2, 1]);
+    }
+
+    #[test]
+    fn the_last_server_of_a_resolv_conf_has_the_time_that_resolv_conf_gives() {
+        let timeouts = |text: &str| -> Vec<Duration> {
+            Upstreams::of_resolv_conf(text).servers.iter().map(|server| server.timeout).collect()
+        };
+        assert_eq!(timeouts("nameserver 10.0.0.1"), [TIMEOUT]);
+        assert_eq!(timeouts("nameserver 10.0.0.1\nnameserver 10.0.0.2"), [TIMEOUT_NEXT, TIMEOUT]);
     }
 
     #[test]
