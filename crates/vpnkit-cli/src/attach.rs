@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use ethlink::inside::{self, Inside};
 use ethlink::{
-    Address, Addresses, Addressing, Hub, Identities, Namespace, Protocol, Tap, TapOptions, pass, take_fd,
+    Address, Addresses, Addressing, Hub, Identities, Namespace, Protocol, Tap, TapError, TapOptions, pass,
+    take_fd,
 };
 use vpnkit::{HubLink, Link, MacAddr, Network, PREFIX_BITS, TapLink, Update};
 use vpnkit_sandbox::Code;
@@ -28,6 +29,8 @@ pub struct Attached {
     pub switch: Option<Arc<HubLink>>,
     /// Where sockets of the namespace come from.
     pub inside: Option<Arc<Inside>>,
+    /// The device that has the guest's address without asking for it, among others who might be given it.
+    pub tap: Option<MacAddr>,
 }
 
 /// Makes the link.
@@ -37,18 +40,19 @@ pub fn attach(cli: &Cli, network: &Network, engine: &Arc<Later>) -> Result<Attac
     match (cli.tap.is_some(), on_sockets) {
         // A device alone needs no switch.
         (true, false) => {
-            let (tap, inside) = tap_of_helper(cli)?;
-            Ok(Attached { link: Arc::new(TapLink::new(tap)), switch: None, inside })
+            let (tap, inside) = tap_of_helper(cli, None)?;
+            Ok(Attached { link: Arc::new(TapLink::new(tap)), switch: None, inside, tap: None })
         }
         (with_tap, true) => {
             let (mut hub, mut inside) = (hub(cli, &sockets, network, engine)?, None);
+            let mac = cli.config_net.then(random_mac);
             if with_tap {
-                let made = tap_of_helper(cli)?;
+                let made = tap_of_helper(cli, mac)?;
                 hub.attach_tap(made.0).map_err(|error| Failure::of(&error))?;
                 inside = made.1;
             }
             let link = Arc::new(HubLink::new(hub).map_err(|error| Failure::of(&error))?);
-            Ok(Attached { link: Arc::clone(&link) as Arc<dyn Link>, switch: Some(link), inside })
+            Ok(Attached { link: Arc::clone(&link) as Arc<dyn Link>, switch: Some(link), inside, tap: mac })
         }
         (false, false) => Err(Failure::usage(
             "nothing to attach to: give --netns and --tap, or a socket such as --listen-qemu unix:PATH",
@@ -102,11 +106,20 @@ fn identities(network: &Network, engine: &Arc<Later>) -> Identities {
     })
 }
 
+/// A hardware address of a station, locally administered.
+fn random_mac() -> MacAddr {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    let [a, b, c, d, e, ..] = random.to_be_bytes();
+    MacAddr([2, a, b, c, d, e])
+}
+
 /// Lets a process of its own make the device; where ports may be forwarded it stays and makes sockets.
-fn tap_of_helper(cli: &Cli) -> Result<(Tap, Option<Arc<Inside>>), Failure> {
+fn tap_of_helper(cli: &Cli, mac: Option<MacAddr>) -> Result<(Tap, Option<Arc<Inside>>), Failure> {
     let (here, there) = UnixStream::pair().map_err(|error| Failure::of(&error))?;
     let mut helper = Command::new("/proc/self/exe")
         .arg("--make-tap")
+        .args(mac.map(|mac| format!("--tap-mac={mac}")))
         .args(std::env::args_os().skip(1))
         .stdin(Stdio::from(OwnedFd::from(there)))
         .spawn()
@@ -154,9 +167,10 @@ pub fn make_tap(cli: &Cli) -> Result<(), Failure> {
             gateway: None,
         }));
     }
-    let options = TapOptions { name: name.clone(), mtu: network.mtu, mac: None, addressing };
+    let options =
+        TapOptions { name: name.clone(), mtu: network.mtu, mac: cli.tap_mac.map(|mac| mac.0), addressing };
     let tap = Tap::create(&options).map_err(|error| match error {
-        ethlink::TapError::Name(_) | ethlink::TapError::Busy { .. } => Failure::usage(error.to_string()),
+        TapError::Name(_) | TapError::Busy { .. } | TapError::TunDenied => Failure::usage(error.to_string()),
         other => Failure::of(&other),
     })?;
     pass::send(std::io::stdin(), std::os::fd::AsFd::as_fd(&tap)).map_err(|error| Failure::of(&error))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ethlink::{Address, Namespace};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use vpnkit::{Engine, Stopper};
+use vpnkit::{Engine, Stopper, Update};
 use vpnkit_control::{Api, Network, Settings};
 use vpnkit_sandbox::warden::{Ending, Named};
 use vpnkit_sandbox::{Charge, Code, Report, Warden, confine, return_large_buffers};
@@ -25,7 +25,13 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     raise_open_files();
     return_large_buffers();
     let mut config = cli.config()?;
+    if let Some(netns) = &cli.netns {
+        // Else what ends with it would end before its helper says why.
+        let Ok(namespace) = netns.parse::<Namespace>();
+        namespace.check().map_err(|error| Failure::bad(&error))?;
+    }
     let watched = Watched::of(cli);
+    watched.check()?;
     // Before anything is open that is not the warden's, and while there is one thread.
     let (warden, mut events) = Warden::start(charge(cli, &watched)).map_err(|error| Failure::of(&error))?;
     let warden = Arc::new(warden);
@@ -52,6 +58,9 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     config.intercept = Some(Arc::new(Interception(Arc::clone(&detours))));
     let (link, recorder) = control::capture(cli, attached.link);
     let engine = Arc::new(Engine::start(config, link).map_err(|error| Failure::of(&error))?);
+    if let Some(tap) = attached.tap {
+        engine.update(Update::Reserve(tap, cli.guest_ip()));
+    }
     detours.attach(&engine);
     watched.apply_all(texts, &engine, &detours);
     let exposed = control::expose(cli, Arc::clone(&engine) as Arc<dyn Network>, &warden)?;

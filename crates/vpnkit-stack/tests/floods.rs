@@ -134,6 +134,9 @@ fn addresses_of_machines_that_left_make_way_for_new_ones() {
     stack.reserve(MacAddr(machine(9)), Ipv4Addr::new(192, 168, 65, 3));
     assert_eq!([1, 2, 3].map(|number| lease(&mut stack, number)), [Some(4), Some(5), Some(6)]);
     assert_eq!(lease(&mut stack, 7), None, "all are leased");
+    stack.reserve(MacAddr(machine(8)), Ipv4Addr::new(192, 168, 65, 5));
+    assert_eq!(lease(&mut stack, 8), None, "what a machine has is promised to no other");
+    assert_eq!(lease(&mut stack, 2), Some(5));
     stack.on_departure(MacAddr(machine(2)));
     stack.on_departure(MacAddr(machine(1)));
     stack.on_departure(MacAddr(machine(9)));

@@ -106,7 +106,9 @@ impl Stack {
         let leases = &mut self.leases.leases;
         let makes_way = |lease: &Lease| matches!(lease.claim, Claim::Offered | Claim::Left);
         leases.retain(|lease| lease.mac != mac && !(lease.address == address && makes_way(lease)));
-        if leases.len() < LEASES_MAX as usize {
+        // What a machine has it keeps: two would have it otherwise, and this one is given another.
+        let is_anothers = leases.iter().any(|lease| lease.address == address);
+        if !is_anothers && leases.len() < LEASES_MAX as usize {
             leases.push(Lease { mac, address, claim: Claim::Promised });
         }
     }
