@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vpnkit::Flows;
+use vpnkit::{Flows, Forward};
 use vpnkit_capture::{Format, Recorder, recorder};
 
 use crate::http::Api;
@@ -58,7 +58,9 @@ pub fn file(api: &Api, path: &str) -> Option<Vec<u8>> {
         "flows" => crate::http::flows_of(&network.flows()).to_string().into_bytes(),
         "drops" => crate::http::drops_of(&network.counters()).to_string().into_bytes(),
         "endpoints" => lines(network.leases().iter().map(|(address, mac)| format!("{address} {mac}"))),
-        "ports" => lines(api.exposed.list().iter().map(|port| Spec(port.asked))),
+        "ports" => {
+            lines(api.exposed.list().iter().map(|port| Spec(Forward { bind: port.local, ..port.asked })))
+        }
         "metrics" => crate::http::metrics_of(api).into_bytes(),
         "status" => api.status.to_string().into_bytes(),
         "capture/all.pcap" => capture(""),

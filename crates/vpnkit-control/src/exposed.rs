@@ -3,7 +3,7 @@
 //! Exposing what is exposed already, or hiding what is not, is no error: clients that restart say everything again.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vpnkit::{Forward, ForwardError, Protocol};
@@ -37,7 +37,19 @@ pub enum ExposeError {
     TooMany,
 }
 
+/// `EAFNOSUPPORT` of Linux: there is no IPv6.
+const NO_FAMILY: i32 = 97;
+
 impl ExposeError {
+    /// Whether it is about the family of the address, which the host does not have or that may not be bound.
+    fn is_of_family(&self) -> bool {
+        match self {
+            Self::NotAllowed(_) | Self::Forward(ForwardError::NotLocal { .. }) => true,
+            Self::Forward(ForwardError::Os { source, .. }) => source.raw_os_error() == Some(NO_FAMILY),
+            _ => false,
+        }
+    }
+
     /// The error with its causes, in one line; where Docker has words for it, which it shows its users and some of them
     /// look for, in those.
     ///
@@ -143,6 +155,24 @@ impl Exposed {
         let port = Port { asked: forward, local, annotation: annotation.to_owned() };
         ports.insert(key(forward.protocol, local), port);
         Ok(local)
+    }
+
+    /// Exposes a port of all addresses of the host: `forward` is bound to those of IPv4, and to those of IPv6 as far as the
+    /// host has any and they may be bound. Peers over IPv6 are led to the same guest.
+    ///
+    /// # Errors
+    /// As [`Exposed::expose`].
+    pub fn expose_everywhere(&self, forward: Forward) -> Result<(), ExposeError> {
+        let local = self.expose(forward, "")?;
+        let bind = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), local.port());
+        match self.expose(Forward { bind, ..forward }, "") {
+            Err(error) if !error.is_of_family() => {
+                // All or nothing; that it may fail to go does not change why.
+                let _ = self.unexpose(forward.protocol, local);
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Hides the port that the host listens at; returns whether there was one.

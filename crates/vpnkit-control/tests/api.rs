@@ -90,6 +90,73 @@ fn the_go_clients_api_exposes_lists_and_hides_a_port() {
     assert_eq!(served.json("GET", "/forwards/list", &Value::Null), json!([]));
 }
 
+/// As gvproxy's own documentation has it: curl then says that the body is a form.
+#[test]
+fn a_body_needs_no_type() {
+    let served = Served::new(&[]);
+    let port = free_port();
+    let said = |path: &str, body: &str| {
+        let output = served.curl("POST", path).args(["-d", body, "-w", "\n%{http_code}"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let forward = format!(r#"{{"local":"127.0.0.1:{port}","remote":"192.168.65.3:80"}}"#);
+    assert_eq!(said("/services/forwarder/expose", &forward), "\n200");
+    assert!(listens(port));
+    let (message, status) = said("/forwards/expose/port", "{bad")
+        .rsplit_once('\n')
+        .map(|(message, status)| {
+            (serde_json::from_str::<Value>(message).unwrap()["message"].to_string(), status.to_owned())
+        })
+        .unwrap();
+    assert!(message.contains("the body is not understood") && status == "400", "{message} {status}");
+}
+
+#[test]
+fn a_port_without_an_address_is_of_both_families() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        println!("SKIP: this host has no IPv6");
+        return;
+    }
+    let served = Served::new(&[]);
+    let port = free_port();
+    let listens6 = || TcpStream::connect(("::1", port)).is_ok();
+    let forward = json!({"local": format!(":{port}"), "remote": "192.168.65.3:80", "protocol": "tcp"});
+    served.json("POST", "/services/forwarder/expose", &forward);
+    assert!(listens(port) && listens6());
+    served.json("POST", "/services/forwarder/unexpose", &forward);
+    assert!(!listens(port) && !listens6());
+    // Docker asks for both by themselves.
+    for out_ip in ["0.0.0.0", "::"] {
+        let body = json!({"proto": "tcp", "out_ip": out_ip, "out_port": port, "in_ip": "192.168.65.3", "in_port": 80});
+        served.json("PUT", "/forwards/expose/port", &body);
+    }
+    assert!(listens(port) && listens6());
+}
+
+#[test]
+fn a_web_page_may_ask_nothing() {
+    let served = Served::new(&[]);
+    let page = ["-H", "Origin: http://page.example", "-w", "%{http_code}", "-o", "/dev/null"];
+    for (method, path) in
+        [("GET", "/flows"), ("POST", "/http_proxy.json"), ("POST", "/tunnel?ip=192.168.65.3&port=1")]
+    {
+        let output = served.curl(method, path).args(page).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "403", "{method} {path}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let served = Served::new(&[]);
+    for (method, path, status) in
+        [("GET", "/nosuch", 404), ("DELETE", "/flows", 405), ("POST", "/tunnel?ip=8.8.8.8&port=1", 400)]
+    {
+        let (code, body) = served.ask(method, path, &Value::Null);
+        let message = serde_json::from_str::<Value>(&body).unwrap()["message"].to_string();
+        assert!(code == status && message.len() > 10, "{method} {path}: {code} {body}");
+    }
+}
+
 #[test]
 fn a_port_that_the_host_chooses_is_told() {
     let served = Served::new(&[]);

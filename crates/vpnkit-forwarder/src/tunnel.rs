@@ -19,11 +19,15 @@ use std::thread::{self, JoinHandle};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use vpnkit::{Counters, Flows, Forward, ForwardError, MacAddr, Protocol, Update};
 use vpnkit_control::Network;
 
 /// Context id and port of the forwarder, as a hypervisor's socket wants them said.
 pub const GREETING: &[u8] = b"00000003.0000f3a5\n";
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// Bytes of a path in the machine: `sun_path` of unix(7) without the zero at its end.
 const PATH_BYTES_MAX: usize = 107;
@@ -92,20 +96,39 @@ fn refused(forward: &Forward, source: std::io::Error) -> ForwardError {
     }
 }
 
+/// A socket of the host's side, nonblocking; of IPv6 alone if it is, as those of the engine.
+fn bound(forward: &Forward) -> std::io::Result<OwnedFd> {
+    let family = if forward.bind.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, is_tcp) = match forward.protocol {
+        Protocol::Tcp => (SocketType::STREAM, true),
+        Protocol::Udp => (SocketType::DGRAM, false),
+    };
+    let fd = net::socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+    if forward.bind.is_ipv6() {
+        net::sockopt::set_ipv6_v6only(&fd, true)?;
+    }
+    if is_tcp {
+        net::sockopt::set_socket_reuseaddr(&fd, true)?;
+    }
+    net::bind(&fd, &forward.bind)?;
+    if is_tcp {
+        net::listen(&fd, BACKLOG)?;
+    }
+    Ok(fd)
+}
+
 impl Network for Tunnel {
     fn forward(&self, forward: Forward) -> Result<SocketAddr, ForwardError> {
         let failed = |error| refused(&forward, error);
         let local = match forward.protocol {
             Protocol::Tcp => {
-                let listener = TcpListener::bind(forward.bind).map_err(failed)?;
-                listener.set_nonblocking(true).map_err(failed)?;
+                let listener = TcpListener::from(bound(&forward).map_err(failed)?);
                 let local = listener.local_addr().map_err(failed)?;
                 self.order(Order::Tcp(Forward { bind: local, ..forward }, listener))?;
                 local
             }
             Protocol::Udp => {
-                let socket = UdpSocket::bind(forward.bind).map_err(failed)?;
-                socket.set_nonblocking(true).map_err(failed)?;
+                let socket = UdpSocket::from(bound(&forward).map_err(failed)?);
                 let local = socket.local_addr().map_err(failed)?;
                 self.order(Order::Udp(Forward { bind: local, ..forward }, socket))?;
                 local

@@ -1,7 +1,7 @@
 //! The API of gvproxy that machine managers speak: `/services/forwarder/…`, `/stats`, `/cam`.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
+use super::body::Body;
 use super::{Api, Refusal};
 use crate::paths::{Paths, Target};
 use crate::spec::protocol;
@@ -67,7 +68,7 @@ async fn all(State(api): State<Api>) -> Json<Vec<WireForward>> {
     Json(all)
 }
 
-async fn expose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result<(), Refusal> {
+async fn expose(State(api): State<Api>, Body(wire): Body<WireForward>) -> Result<(), Refusal> {
     if wire.protocol == UNIX {
         let (paths, guest) = (paths(&api)?, wire.guest_of_path()?);
         return paths.expose(Path::new(&wire.local), Target::Port(guest)).map_err(Refusal::bad);
@@ -77,21 +78,27 @@ async fn expose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result
         .parse()
         .map_err(|_| Refusal::bad(format!("remote `{}` is not of the form IP:PORT", wire.remote)))?;
     let forward = Forward { protocol: wire.protocol()?, bind: wire.local()?, guest };
-    api.exposed.expose(forward, "").map_err(|error| Refusal::of(&error))?;
-    Ok(())
+    let exposed = if wire.is_everywhere() {
+        api.exposed.expose_everywhere(forward)
+    } else {
+        api.exposed.expose(forward, "").map(|_| ())
+    };
+    exposed.map_err(|error| Refusal::of(&error))
 }
 
 /// Unlike the other API, this one says when there was nothing to hide.
-async fn unexpose(State(api): State<Api>, Json(wire): Json<WireForward>) -> Result<(), Refusal> {
+async fn unexpose(State(api): State<Api>, Body(wire): Body<WireForward>) -> Result<(), Refusal> {
     if wire.protocol == UNIX {
         let found = paths(&api)?.unexpose(Path::new(&wire.local));
         return if found { Ok(()) } else { Err(Refusal::failed("proxy not found")) };
     }
     let (protocol, local) = (wire.protocol()?, wire.local()?);
-    if api.exposed.unexpose(protocol, local).map_err(Refusal::failed)? {
-        return Ok(());
+    let mut found = api.exposed.unexpose(protocol, local).map_err(Refusal::failed)?;
+    if wire.is_everywhere() {
+        let local = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), local.port());
+        found |= api.exposed.unexpose(protocol, local).map_err(Refusal::failed)?;
     }
-    Err(Refusal::failed("proxy not found"))
+    if found { Ok(()) } else { Err(Refusal::failed("proxy not found")) }
 }
 
 /// The hardware address of each address.
@@ -129,6 +136,11 @@ impl WireForward {
             self.remote.strip_prefix("tcp://").and_then(|guest| guest.trim_end_matches('/').parse().ok());
         guest
             .ok_or_else(|| Refusal::bad(format!("remote `{}` is not of the form tcp://IP:PORT", self.remote)))
+    }
+
+    /// Whether `local` has no address: it is that port of every address, in both families.
+    fn is_everywhere(&self) -> bool {
+        self.local.starts_with(':') && !self.local.starts_with("::")
     }
 
     /// `:8080` is that port of every address.

@@ -1,5 +1,6 @@
 //! The HTTP server: one thread, unix sockets or TCP.
 
+mod body;
 mod gvproxy;
 mod listening;
 mod observe;
@@ -16,8 +17,9 @@ use std::sync::Arc;
 use ::vpnkit::HubLink;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use axum::routing::post;
 use tokio::sync::oneshot;
 use vpnkit_capture::Recorder;
 
@@ -73,9 +75,28 @@ impl Api {
             .merge(observe::router())
             .merge(proxy::router())
             .merge(zones::router())
+            .route("/tunnel", post(no_tunnel))
+            .fallback(unknown)
+            .method_not_allowed_fallback(not_so)
+            .layer(axum::middleware::from_fn(body::refuse_pages))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .with_state(self)
     }
+}
+
+/// What [`tunnel`] leaves to HTTP leads to no guest.
+async fn no_tunnel() -> Refusal {
+    Refusal::bad("this leads to no guest: /tunnel?ip=IP&port=PORT, where the network has such an address")
+}
+
+async fn unknown(uri: Uri) -> Refusal {
+    let message = format!("there is no {}: docs/guide/vpnkit.md has the paths", uri.path());
+    Refusal { status: StatusCode::NOT_FOUND, message }
+}
+
+async fn not_so(method: Method, uri: Uri) -> Refusal {
+    let message = format!("{} takes no {method}", uri.path());
+    Refusal { status: StatusCode::METHOD_NOT_ALLOWED, message }
 }
 
 /// A running server. Dropping it ends it and removes its socket.
@@ -194,7 +215,7 @@ impl Drop for Server {
 
 /// What a client did wrong, or what the host refused.
 #[derive(Debug)]
-struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     message: String,
 }

@@ -121,10 +121,16 @@ impl<S: Stream> Listener for Sorted<S> {
 
 async fn sort<S: Stream>(stream: S, network: Arc<dyn Network>, for_http: mpsc::Sender<S>) {
     match tokio::time::timeout(PATIENCE, request(&stream)).await {
-        Ok(Ok(Some(head))) => {
-            // Without an answer the client sees that nothing came of it.
-            let _ = lead(stream, &head, &*network);
-        }
+        Ok(Ok(Some(head))) => match target(&head).filter(|guest| network.check_guest(*guest).is_ok()) {
+            Some(guest) => {
+                // Without an answer the client sees that nothing came of it.
+                let _ = lead(stream, &head, guest, &*network);
+            }
+            // HTTP says that it leads nowhere.
+            None => {
+                let _ = for_http.send(stream).await;
+            }
+        },
         Ok(Ok(None)) | Err(_) => {
             // The server may have ended.
             let _ = for_http.send(stream).await;
@@ -161,8 +167,12 @@ async fn request<S: Stream>(stream: &S) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Where the head of a request wants to go.
+/// Where the head of a request wants to go; nowhere if it is a web page's: see [`super::body::refuse_pages`].
 fn target(head: &[u8]) -> Option<SocketAddr> {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    if lines.any(|line| line.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"origin:"))) {
+        return None;
+    }
     let line = std::str::from_utf8(head.strip_prefix(BEGIN)?).ok()?.lines().next()?;
     let (query, _) = line.split_once(' ')?;
     let field = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
@@ -172,10 +182,7 @@ fn target(head: &[u8]) -> Option<SocketAddr> {
 }
 
 /// Takes the head off the stream, says that all is well, and leads it to the guest.
-fn lead<S: Stream>(stream: S, head: &[u8], network: &dyn Network) -> io::Result<()> {
-    let refused = || io::Error::from(io::ErrorKind::InvalidInput);
-    let guest = target(head).ok_or_else(refused)?;
-    network.check_guest(guest).map_err(|_| refused())?;
+fn lead<S: Stream>(stream: S, head: &[u8], guest: SocketAddr, network: &dyn Network) -> io::Result<()> {
     let fd = stream.into_fd()?;
     let mut rest = head.len();
     while rest > 0 {
@@ -188,7 +195,7 @@ fn lead<S: Stream>(stream: S, head: &[u8], network: &dyn Network) -> io::Result<
         rest -= count;
     }
     rustix::net::send(&fd, b"OK", SendFlags::NOSIGNAL)?;
-    network.lead(fd, guest).map_err(|_| refused())
+    network.lead(fd, guest).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 #[cfg(test)]
@@ -207,5 +214,6 @@ mod tests {
         check("POST /tunnel?ip=192.168.65.3&port=70000 HTTP/1.1", None);
         check("POST /tunnel?ip=x&port=1 HTTP/1.1", None);
         check("POST /tunnel?ip=192.168.65.3&port=22", None);
+        check("POST /tunnel?ip=192.168.65.3&port=22 HTTP/1.1\r\norigin: http://page.example", None);
     }
 }

@@ -10,6 +10,7 @@ use axum::routing::{delete, get, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
+use super::body::Body;
 use super::{Api, Refusal};
 use crate::exposed::Port;
 use crate::paths::Target;
@@ -50,26 +51,26 @@ pub fn router() -> Router<Api> {
         .route("/forwards/dump", get(dump))
 }
 
-async fn expose(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<Json<WirePort>, Refusal> {
+async fn expose(State(api): State<Api>, Body(port): Body<WirePort>) -> Result<Json<WirePort>, Refusal> {
     let forward = port.forward()?;
     let local = api.exposed.expose(forward, &port.annotation).map_err(|error| Refusal::of(&error))?;
     Ok(Json(WirePort { out_port: local.port(), ..port }))
 }
 
-async fn unexpose(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<(), Refusal> {
+async fn unexpose(State(api): State<Api>, Body(port): Body<WirePort>) -> Result<(), Refusal> {
     let local = SocketAddr::new(address(&port.out_ip)?, port.out_port);
     let protocol = protocol(&port.proto).map_err(Refusal::bad)?;
     api.exposed.unexpose(protocol, local).map_err(Refusal::failed)?;
     Ok(())
 }
 
-async fn expose_pipe(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<Json<WirePort>, Refusal> {
+async fn expose_pipe(State(api): State<Api>, Body(port): Body<WirePort>) -> Result<Json<WirePort>, Refusal> {
     let paths = api.paths.as_ref().ok_or_else(Refusal::no_paths)?;
     paths.expose(Path::new(&port.out_path), port.target()?).map_err(Refusal::bad)?;
     Ok(Json(port))
 }
 
-async fn unexpose_pipe(State(api): State<Api>, Json(port): Json<WirePort>) -> Result<(), Refusal> {
+async fn unexpose_pipe(State(api): State<Api>, Body(port): Body<WirePort>) -> Result<(), Refusal> {
     let paths = api.paths.as_ref().ok_or_else(Refusal::no_paths)?;
     paths.unexpose(Path::new(&port.out_path));
     Ok(())

@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
+use super::body::Body;
 use super::{Api, Refusal};
 
 /// Zones at once.
@@ -50,7 +51,7 @@ async fn all(State(api): State<Api>) -> Json<Vec<WireZone>> {
 }
 
 /// Adds a zone; if there is one of that name, its records come after those added.
-async fn add(State(api): State<Api>, Json(zone): Json<WireZone>) -> Result<(), Refusal> {
+async fn add(State(api): State<Api>, Body(zone): Body<WireZone>) -> Result<(), Refusal> {
     zone.parse().map_err(Refusal::bad)?;
     let mut zones = api.zones.0.lock().unwrap_or_else(PoisonError::into_inner);
     let full = zones.len() >= ZONES_MAX;

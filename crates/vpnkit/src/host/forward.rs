@@ -66,6 +66,7 @@ fn bind(forward: &Forward, backlog: u16) -> io::Result<Socket> {
         Protocol::Tcp => {
             let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
             net::sockopt::set_socket_reuseaddr(&fd, true)?;
+            only_ipv6(&fd, forward.bind)?;
             // Those that are accepted inherit it.
             net::sockopt::set_tcp_nodelay(&fd, true)?;
             net::bind(&fd, &forward.bind)?;
@@ -75,10 +76,16 @@ fn bind(forward: &Forward, backlog: u16) -> io::Result<Socket> {
         Protocol::Udp => {
             let fd = net::socket_with(family, SocketType::DGRAM, flags, None)?;
             super::udp::widen(fd.as_fd());
+            only_ipv6(&fd, forward.bind)?;
             net::bind(&fd, &forward.bind)?;
             Ok(Socket::Udp(fd.into()))
         }
     }
+}
+
+/// Keeps `[::]` from IPv4, whose ports are exposed by themselves: Docker asks for both.
+fn only_ipv6(fd: &OwnedFd, bind: SocketAddr) -> Result<(), Errno> {
+    if bind.is_ipv6() { net::sockopt::set_ipv6_v6only(fd, true) } else { Ok(()) }
 }
 
 /// Accepts a connection: its socket, and who is at the other end.
