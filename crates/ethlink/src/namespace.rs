@@ -55,6 +55,22 @@ impl FromStr for Namespace {
 }
 
 impl Namespace {
+    /// Errs for one that is not there.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn check(&self) -> Result<(), NamespaceError> {
+        self.open().map(|_| ())
+    }
+
+    fn open(&self) -> Result<File, NamespaceError> {
+        File::open(&self.path).map_err(|source| NamespaceError::Open {
+            given: self.given.clone(),
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     /// Moves the calling thread into the namespace for good, and into the user namespace that owns it if that is
     /// another. The latter needs a process of one thread: setns(2).
     ///
@@ -62,11 +78,7 @@ impl Namespace {
     /// When the namespace is not there, or may not be entered.
     pub fn enter(&self) -> Result<(), NamespaceError> {
         let given = || self.given.clone();
-        let file = File::open(&self.path).map_err(|source| NamespaceError::Open {
-            given: given(),
-            path: self.path.clone(),
-            source,
-        })?;
+        let file = self.open()?;
         let owner = owner_of_namespace(file.as_fd())
             .map_err(|source| NamespaceError::NotOne { given: given(), source })?;
         let is_ours = is_same(&File::from(

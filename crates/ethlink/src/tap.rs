@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
+
 use crate::netlink::{Addressing, Netlink};
 use crate::sys::linux;
 use crate::vnet::VNET_HEADER_BYTES;
@@ -42,6 +44,8 @@ pub enum TapError {
     Busy { name: String },
     #[error("/dev/net/tun is not there: load the kernel module tun, or pass the device into this container")]
     NoTun,
+    #[error("/dev/net/tun may not be opened by this user: most systems let everybody (mode 0666)")]
+    TunDenied,
     #[error("the device {name} cannot be made")]
     Open { name: String, source: io::Error },
     #[error("the device {name} cannot be {what}")]
@@ -77,6 +81,10 @@ impl Tap {
             Err(source) if source.kind() == io::ErrorKind::NotFound => Err(TapError::NoTun),
             Err(source) if source.kind() == io::ErrorKind::ResourceBusy => {
                 Err(TapError::Busy { name: name.to_owned() })
+            }
+            // Who lacks the capability in the namespace gets EPERM.
+            Err(source) if source.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {
+                Err(TapError::TunDenied)
             }
             Err(source) => Err(TapError::Open { name: name.to_owned(), source }),
         }

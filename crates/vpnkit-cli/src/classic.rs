@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use vpnkit::{MacAddr, Network};
 
-use crate::cli::{Local, local};
+use crate::cli::{Local, domain, local};
 use crate::detours::LeadsOn;
 
 /// See the module.
@@ -16,13 +16,13 @@ pub struct Classic {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
     /// Names of the host
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "host.internal")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "host.internal", value_parser = domain)]
     pub host_names: Vec<String>,
     /// Names of the gateway
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "gateway.internal")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "gateway.internal", value_parser = domain)]
     pub gateway_names: Vec<String>,
     /// Names of the guest itself
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "vm.internal")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "vm.internal", value_parser = domain)]
     pub vm_names: Vec<String>,
     /// Connections that may wait to be accepted at a port of the host
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=65535))]
@@ -92,7 +92,7 @@ pub struct Ignored {
 }
 
 /// Six bytes in hexadecimal between colons, of one station.
-fn parse_mac(text: &str) -> Result<MacAddr, String> {
+pub fn parse_mac(text: &str) -> Result<MacAddr, String> {
     let bytes: Result<Vec<u8>, _> = text.split([':', '-']).map(|byte| u8::from_str_radix(byte, 16)).collect();
     let mac = bytes.ok().and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()).map(MacAddr);
     mac.filter(|mac| mac.is_unicast())
@@ -102,9 +102,11 @@ fn parse_mac(text: &str) -> Result<MacAddr, String> {
 impl Classic {
     /// Applies what is a matter of the network.
     pub fn apply(&self, network: &mut Network) {
-        network.host_names.clone_from(&self.host_names);
-        network.gateway_names.clone_from(&self.gateway_names);
-        network.guest_names.clone_from(&self.vm_names);
+        // An empty list is one empty name.
+        let given = |names: &[String]| names.iter().filter(|name| !name.is_empty()).cloned().collect();
+        network.host_names = given(&self.host_names);
+        network.gateway_names = given(&self.gateway_names);
+        network.guest_names = given(&self.vm_names);
         if let Some(mac) = self.server_macaddr {
             network.gateway_mac = mac;
         }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ethlink::{Address, Protocol};
-use vpnkit::{Config, Forward, Ipv6Network, Network, Resolvers};
+use vpnkit::{Config, ConfigError, Forward, Ipv6Network, MacAddr, Network, Resolvers};
 
 use crate::classic::Classic;
 use crate::failure::Failure;
-use crate::ports::Ports;
+use crate::ports::{Pair, Ports};
 
 /// A user-space network: Ethernet of a namespace or of machines becomes ordinary sockets of this process.
 #[derive(Debug, Parser)]
@@ -40,10 +40,10 @@ pub struct Cli {
     #[arg(long, value_name = "SOCKET", value_parser = socket)]
     pub listen: Vec<Address>,
     /// Unix socket of sequenced packets, for user-mode Linux
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = packets)]
     pub listen_bess: Vec<PathBuf>,
     /// Unix socket of datagrams, for vfkit and QEMU's `-netdev dgram`; one machine each
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = packets)]
     pub listen_vfkit: Vec<PathBuf>,
     /// Unix socket for machines over vhost-user, whose memory is shared: QEMU, cloud-hypervisor, crosvm
     #[arg(long, value_name = "PATH")]
@@ -61,12 +61,12 @@ pub struct Cli {
     /// Router, name server and DHCP server of the network
     #[arg(long, value_name = "ADDRESS", default_value = "192.168.65.1")]
     pub gateway_ip: Ipv4Addr,
-    /// Stands for the host: what is sent there goes to 127.0.0.1
-    #[arg(long, value_name = "ADDRESS", default_value = "192.168.65.2")]
-    pub host_ip: Ipv4Addr,
-    /// Address of the guest; further guests get those after it
-    #[arg(long, value_name = "ADDRESS", alias = "lowest-ip", default_value = "192.168.65.3")]
-    pub guest_ip: Ipv4Addr,
+    /// Stands for the host: what is sent there goes to 127.0.0.1; else the address after the gateway's
+    #[arg(long, value_name = "ADDRESS")]
+    pub host_ip: Option<Ipv4Addr>,
+    /// Address of the guest; further guests get those after it. Else the second after the gateway's
+    #[arg(long, value_name = "ADDRESS", alias = "lowest-ip")]
+    pub guest_ip: Option<Ipv4Addr>,
     /// Last address that guests get; else the last of the network
     #[arg(long, value_name = "ADDRESS")]
     pub highest_ip: Option<Ipv4Addr>,
@@ -92,10 +92,10 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", default_value = "/etc/hosts")]
     pub hosts: PathBuf,
     /// Domain of the guests
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", value_parser = domain)]
     pub domain: String,
     /// Domains that guests search
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = domain)]
     pub search: Vec<String>,
     /// TCP ports of the host that lead to the guest: [ADDRESS/]PORT[-PORT][:PORT[-PORT]],…
     #[arg(short = 't', long, value_name = "PORTS")]
@@ -103,8 +103,8 @@ pub struct Cli {
     /// UDP ports of the host that lead to the guest
     #[arg(short = 'u', long, value_name = "PORTS")]
     pub udp_ports: Vec<Ports>,
-    /// Socket for control and observation over HTTP: ports, flows, metrics, captures
-    #[arg(long, value_name = "SOCKET", value_parser = socket)]
+    /// Socket for control and observation over HTTP: ports, flows, metrics, captures. On TCP, of the loopback alone
+    #[arg(long, value_name = "SOCKET", value_parser = own_socket)]
     pub control: Option<Address>,
     /// The only addresses of the host that ports may be bound to; 0.0.0.0 is any
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
@@ -129,6 +129,9 @@ pub struct Cli {
     /// Internal: make the device and hand it over on stdin
     #[arg(long, hide = true, requires = "tap")]
     pub make_tap: bool,
+    /// Internal: the device's hardware address
+    #[arg(long, hide = true, value_parser = crate::classic::parse_mac)]
+    pub tap_mac: Option<MacAddr>,
 }
 
 /// Questions to a network that runs.
@@ -178,6 +181,9 @@ pub enum Local {
     Fd(i32),
 }
 
+/// How Windows names its pipes.
+const PIPE: &str = r"\\.\pipe\";
+
 /// `PATH`, `unix:PATH` or `fd:NUMBER`; Hyper-V's and other sockets of hypervisors are not of this system.
 pub fn local(text: &str) -> Result<Local, String> {
     if let Some(number) = text.strip_prefix("fd:") {
@@ -190,6 +196,9 @@ pub fn local(text: &str) -> Result<Local, String> {
     match path.split_once("://") {
         Some((scheme, _)) => {
             Err(format!("{scheme} sockets are not of this system: give a path or fd:NUMBER"))
+        }
+        None if path.starts_with(PIPE) => {
+            Err("named pipes are not of this system: give a path or fd:NUMBER".into())
         }
         None => Ok(Local::Path(path.into())),
     }
@@ -205,7 +214,48 @@ fn socket(text: &str) -> Result<Address, String> {
         return address.parse().map(Address::Tcp).map_err(|_| format!("`{address}` is no ADDRESS:PORT"));
     }
     let path = strip("unix:").unwrap_or(text);
+    if let Some((scheme, _)) = path.split_once("://") {
+        return Err(format!("{scheme} sockets are not spoken here: give unix:PATH or tcp:ADDRESS:PORT"));
+    }
     if path.is_empty() { Err("a socket needs a path".into()) } else { Ok(Address::Unix(path.into())) }
+}
+
+/// As [`socket`], for who controls the network: whoever can connect may.
+fn own_socket(text: &str) -> Result<Address, String> {
+    match socket(text)? {
+        Address::Tcp(address) if !address.ip().is_loopback() => Err(format!(
+            "{} is no loopback address, and whoever can connect controls the network: give 127.0.0.1 or a path",
+            address.ip()
+        )),
+        address => Ok(address),
+    }
+}
+
+/// A path, with or without gvproxy's `unixpacket://`, `unixgram://` or `unix://`.
+fn packets(text: &str) -> Result<PathBuf, String> {
+    let strip = |scheme| text.strip_prefix(scheme);
+    let path =
+        ["unixpacket://", "unixgram://", "unix://", "unix:"].into_iter().find_map(strip).unwrap_or(text);
+    match path.split_once("://") {
+        Some((scheme, _)) => Err(format!("{scheme} sockets are not spoken here: give a path")),
+        None if path.is_empty() => Err("a socket needs a path".into()),
+        None => Ok(path.into()),
+    }
+}
+
+/// A domain name, or none. Spec: RFC 1035 §2.3.4, with letters of any kind.
+pub fn domain(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+    };
+    if !name.is_empty() && (name.len() > 253 || !name.split('.').all(is_label)) {
+        return Err(format!(
+            "`{text}` is no domain name: it has labels of 1 to 63 bytes, 253 in all, and no space"
+        ));
+    }
+    Ok(name.to_owned())
 }
 
 fn dns(text: &str) -> Result<Dns, String> {
@@ -222,6 +272,9 @@ fn resolver(text: &str) -> Result<SocketAddr, String> {
     whole
         .or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53)))
         .map_err(|_| format!("`{text}` is no address"))
+        .and_then(
+            |address| if address.port() == 0 { Err(format!("`{text}` has port 0")) } else { Ok(address) },
+        )
 }
 
 impl Local {
@@ -244,18 +297,24 @@ impl Cli {
         let mut network = Network {
             ipv6,
             gateway: self.gateway_ip,
-            host: self.host_ip,
-            guest: self.guest_ip,
+            host: self.host_ip(),
+            guest: self.guest_ip(),
             guest_last: self.highest_ip,
             prefix: self.prefix(),
             mtu: self.mtu,
             offload: self.tap.is_some(),
             domain: self.domain.clone(),
-            search: self.search.clone(),
+            search: self.search.iter().filter(|name| !name.is_empty()).cloned().collect(),
             ..Network::default()
         };
         self.classic.apply(&mut network);
-        network.validate().map_err(|error| Failure::usage(error.to_string()))?;
+        network.validate().map_err(|error| match error {
+            ConfigError::Prefix(0..8) if self.prefix.is_none() => Failure::usage(format!(
+                "no network has --gateway-ip {}, --host-ip {} and --guest-ip {} in it: give addresses that are closer",
+                network.gateway, network.host, network.guest
+            )),
+            error => Failure::usage(error.to_string()),
+        })?;
         let servers = self.dns.iter().flat_map(|dns| match dns {
             Dns::Servers(servers) => servers.as_slice(),
             Dns::File(_) => &[],
@@ -266,9 +325,19 @@ impl Cli {
         Ok(Config { network, dns, hosts: None, backlog, busy_poll, ..Config::default() })
     }
 
+    /// What stands for the host.
+    pub fn host_ip(&self) -> Ipv4Addr {
+        self.host_ip.unwrap_or(Ipv4Addr::from_bits(self.gateway_ip.to_bits().saturating_add(1)))
+    }
+
+    /// Where the guest is.
+    pub fn guest_ip(&self) -> Ipv4Addr {
+        self.guest_ip.unwrap_or(Ipv4Addr::from_bits(self.gateway_ip.to_bits().saturating_add(2)))
+    }
+
     /// The smallest network of at least 256 addresses that has all of those given.
     fn prefix(&self) -> u8 {
-        let addresses = [Some(self.host_ip), Some(self.guest_ip), self.highest_ip];
+        let addresses = [Some(self.host_ip()), Some(self.guest_ip()), self.highest_ip];
         let given = addresses.into_iter().flatten().filter(|address| !address.is_unspecified());
         let differ = given.fold(0, |bits, address| bits | (address.to_bits() ^ self.gateway_ip.to_bits()));
         self.prefix.unwrap_or((differ.leading_zeros() as u8).min(24))
@@ -294,21 +363,18 @@ impl Cli {
         .concat()
     }
 
-    /// The ports that lead to the guest from the start.
-    pub fn forwards(&self) -> Vec<Forward> {
-        let pairs = |ports: &[Ports]| -> Vec<(SocketAddr, SocketAddr)> {
-            let of = |ports: &Ports| {
-                let address = ports.address;
-                let guest = IpAddr::V4(self.guest_ip);
-                let pair = move |(host, port): &(u16, u16)| {
-                    (SocketAddr::new(address, *host), SocketAddr::new(guest, *port))
-                };
-                ports.pairs.iter().map(pair).collect::<Vec<_>>()
+    /// The ports that lead to the guest from the start, and whether each is to be one of all addresses of the host.
+    pub fn forwards(&self) -> Vec<(Forward, bool)> {
+        let guest = IpAddr::V4(self.guest_ip());
+        let of = |ports: &[Ports], forward: fn(SocketAddr, SocketAddr) -> Forward| -> Vec<_> {
+            let pairs = ports.iter().flat_map(|ports| &ports.0);
+            let forward = |pair: &Pair| {
+                let address = pair.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+                let bind = SocketAddr::new(address, pair.host);
+                (forward(bind, SocketAddr::new(guest, pair.guest)), pair.address.is_none())
             };
-            ports.iter().flat_map(of).collect()
+            pairs.map(forward).collect()
         };
-        let tcp = pairs(&self.tcp_ports).into_iter().map(|(bind, guest)| Forward::tcp(bind, guest));
-        let udp = pairs(&self.udp_ports).into_iter().map(|(bind, guest)| Forward::udp(bind, guest));
-        tcp.chain(udp).collect()
+        [of(&self.tcp_ports, Forward::tcp), of(&self.udp_ports, Forward::udp)].concat()
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ethlink::Address;
-use vpnkit::Link;
+use vpnkit::{ForwardError, Link};
 use vpnkit_capture::Recorder;
 use vpnkit_control::{
     Api, CapturedLink, ExposeError, Exposed, Listening, Network, Offer, Paths, Places, Server, diagnostics,
@@ -52,7 +52,7 @@ pub fn listen(cli: &Cli) -> Result<Vec<Listening>, Failure> {
         .chain(&settings)
         .map(bind)
         .collect::<Result<_, _>>()
-        .map_err(|error| Failure::of(&error))
+        .map_err(|error| Failure::bad(&error))
 }
 
 /// The sockets that give something to who connects, bound.
@@ -65,7 +65,7 @@ pub struct Offers {
 /// Binds, or takes over, the sockets of `--diagnostics` and `--pcap`.
 pub fn offers(cli: &Cli) -> Result<Offers, Failure> {
     let bind = |local: &Local| match local {
-        Local::Path(path) => match Listening::unix(path).map_err(|error| Failure::of(&error))? {
+        Local::Path(path) => match Listening::unix(path).map_err(|error| Failure::bad(&error))? {
             Listening::Unix(listener, _) => Ok(listener),
             Listening::Tcp(_) => Err(Failure::usage(format!("{} is no Unix socket", path.display()))),
         },
@@ -138,9 +138,16 @@ pub fn check_folders(cli: &Cli) -> Result<(), Failure> {
 pub fn expose(cli: &Cli, network: Arc<dyn Network>, warden: &Arc<Warden>) -> Result<Arc<Exposed>, Failure> {
     let network = forwarder::through(cli, network, warden)?;
     let exposed = Arc::new(Exposed::new(network, cli.allowed_bind_addresses.clone()));
-    for forward in cli.forwards() {
-        exposed.expose(forward, "").map_err(|error| match error {
-            ExposeError::NotAllowed(_) => Failure::usage(error.to_string()),
+    for (forward, everywhere) in cli.forwards() {
+        let done = if everywhere {
+            exposed.expose_everywhere(forward)
+        } else {
+            exposed.expose(forward, "").map(|_| ())
+        };
+        done.map_err(|error| match error {
+            ExposeError::NotAllowed(_) | ExposeError::Forward(ForwardError::NotLocal { .. }) => {
+                Failure::bad(&error)
+            }
             error => Failure::of(&error),
         })?;
     }

@@ -295,8 +295,8 @@ impl Intercept for Interception {
 impl Proxying {
     fn start(cli: &Cli, engine: Arc<Later>) -> Result<Self, Failure> {
         let mut host_names = cli.classic.host_names.clone();
-        if !cli.host_ip.is_unspecified() {
-            host_names.extend([cli.host_ip.to_string(), "localhost".to_owned()]);
+        if !cli.host_ip().is_unspecified() {
+            host_names.extend([cli.host_ip().to_string(), "localhost".to_owned()]);
         }
         let resolver = Resolver(engine);
         let config = ProxyConfig {

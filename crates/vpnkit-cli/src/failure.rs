@@ -20,6 +20,21 @@ impl Failure {
         Self { message: message.into(), code: USAGE }
     }
 
+    /// What clap says in several lines, in one.
+    pub fn of_command_line(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let said: Vec<_> =
+            lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+        let line = said.join(" ");
+        Self::usage(format!("{}; --help says more", line.strip_prefix("error: ").unwrap_or(&line)))
+    }
+
+    /// Bad input that the system refused, with the causes.
+    pub fn bad(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { code: USAGE, ..Self::of(error) }
+    }
+
     /// An error of the host, with its causes.
     pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut message = error.to_string();

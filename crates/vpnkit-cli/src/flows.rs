@@ -88,33 +88,46 @@ fn table(first: &Value, second: &Value, elapsed: Duration) -> String {
         let earlier = before.get(&name(flow)).map_or(0, |flow| count(flow, field));
         count(flow, field).saturating_sub(earlier) as f64 / elapsed.as_secs_f64()
     };
-    let mut rows: Vec<(f64, String)> = second
-        .as_array()
-        .unwrap_or(&none)
-        .iter()
-        .map(|flow| {
-            let (up, down) = (rate(flow, "bytes_up"), rate(flow, "bytes_down"));
-            let text = |field: &str| flow[field].as_str().unwrap_or("-").to_owned();
-            let line = format!(
-                "{:<5} {:<12} {:<21} {:<21} {:>9} {:>9} {:>10} {:>10}\n",
-                text("protocol"),
-                text("state"),
-                text("guest"),
-                text("remote"),
-                bytes(count(flow, "bytes_up") as f64),
-                bytes(count(flow, "bytes_down") as f64),
-                format!("{}/s", bytes(up)),
-                format!("{}/s", bytes(down)),
-            );
-            (up + down, line)
-        })
-        .collect();
+    let row = |flow: &Value| {
+        let (up, down) = (rate(flow, "bytes_up"), rate(flow, "bytes_down"));
+        let text = |field: &str| flow[field].as_str().unwrap_or("-").to_owned();
+        let total = |field: &str| bytes(count(flow, field) as f64);
+        let rates = [up, down].map(|rate| format!("{}/s", bytes(rate)));
+        let [up_rate, down_rate] = rates;
+        let cells = [
+            text("protocol"),
+            text("state"),
+            text("guest"),
+            text("remote"),
+            total("bytes_up"),
+            total("bytes_down"),
+            up_rate,
+            down_rate,
+        ];
+        (up + down, cells)
+    };
+    let mut rows: Vec<_> = second.as_array().unwrap_or(&none).iter().map(row).collect();
     rows.sort_by(|left, right| right.0.total_cmp(&left.0));
-    let head = format!(
-        "{:<5} {:<12} {:<21} {:<21} {:>9} {:>9} {:>10} {:>10}\n",
-        "PROTO", "STATE", "GUEST", "REMOTE", "UP", "DOWN", "UP RATE", "DOWN RATE"
-    );
-    rows.into_iter().fold(head, |table, (_, line)| table + &line)
+    let head = HEAD.map(str::to_owned);
+    lined_up(std::iter::once(head).chain(rows.into_iter().map(|(_, cells)| cells)).collect())
+}
+
+/// The columns of the table: words first, then numbers.
+const HEAD: [&str; 8] = ["PROTO", "STATE", "GUEST", "REMOTE", "UP", "DOWN", "UP RATE", "DOWN RATE"];
+/// How many of them are words.
+const WORDS: usize = 4;
+
+/// Rows as lines, each column as wide as its widest cell: addresses of IPv6 are long.
+fn lined_up(rows: Vec<[String; HEAD.len()]>) -> String {
+    let widths: [usize; HEAD.len()] =
+        std::array::from_fn(|at| rows.iter().map(|row| row[at].len()).max().unwrap_or(0));
+    let line = |row: &[String; HEAD.len()]| {
+        let cells = row.iter().zip(widths).enumerate().map(|(at, (cell, width))| {
+            if at < WORDS { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        cells.collect::<Vec<_>>().join(" ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
 }
 
 /// A line of what was dropped or refused since the start, if anything was, most often first.
@@ -158,6 +171,20 @@ mod tests {
         assert_eq!(lines[0][..4], ["PROTO", "STATE", "GUEST", "REMOTE"]);
         assert_eq!(lines[1][3..], ["fast", "0", "B", "3.0", "MB", "0", "B/s", "1.5", "MB/s"]);
         assert_eq!(lines[2][3..], ["slow", "0", "B", "5.0", "MB", "0", "B/s", "500", "B/s"]);
+    }
+
+    #[test]
+    fn columns_stand_below_one_another_whatever_their_addresses() {
+        let flow = |guest: &str| {
+            json!([{"protocol": "tcp", "state": "ESTABLISHED", "guest": guest, "remote": "203.0.113.2:80", "bytes_up": 0,
+                "bytes_down": 0}])
+        };
+        let both = json!([flow("10.0.0.1:1")[0], flow("[fd76:706e:6b69:7400:1820:98ff:fe3e:6785]:42082")[0]]);
+        let table = table(&both, &both, Duration::from_secs(1));
+        let at: Vec<_> = table.lines().map(|line| line.find("203.0.113.2").or(line.find("REMOTE"))).collect();
+        assert!(at.len() == 3 && at.iter().all(|place| *place == at[0] && place.is_some()), "{table}");
+        let ends: Vec<_> = table.lines().map(str::len).collect();
+        assert_eq!(ends, [ends[0]; 3], "{table}");
     }
 
     #[test]

@@ -29,12 +29,12 @@ use crate::failure::Failure;
 fn main() -> ExitCode {
     let done = match Cli::try_parse() {
         Ok(cli) => perform(&cli),
-        Err(error) => {
-            // Usage goes to stderr with code 2, help to stdout with code 0.
-            let code = error.exit_code();
+        // Help and the version go to stdout, with code 0.
+        Err(error) if !error.use_stderr() => {
             let _ = error.print();
-            return ExitCode::from(u8::try_from(code).unwrap_or(failure::USAGE));
+            return ExitCode::SUCCESS;
         }
+        Err(error) => Err(Failure::of_command_line(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

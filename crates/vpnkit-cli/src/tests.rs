@@ -1,11 +1,11 @@
 //! Tests of the command line.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
-use crate::ports::Ports;
+use crate::ports::{Pair, Ports};
 
 #[test]
 fn the_command_line_is_sound() {
@@ -14,21 +14,27 @@ fn the_command_line_is_sound() {
 
 #[test]
 fn ports_are_read_as_pasta_reads_them() {
-    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    for (text, address, pairs) in [
-        ("22", any, vec![(22, 22)]),
-        ("2222:22", any, vec![(2222, 22)]),
-        ("80-82:8080-8082", any, vec![(80, 8080), (81, 8081), (82, 8082)]),
-        ("127.0.0.1/80,443:4430", [127, 0, 0, 1].into(), vec![(80, 80), (443, 4430)]),
-        ("none", any, vec![]),
+    let (any, loopback) = (None, Some(IpAddr::from([127, 0, 0, 1])));
+    let ipv6 = Some(IpAddr::V6(Ipv6Addr::LOCALHOST));
+    for (text, pairs) in [
+        ("22", vec![(any, 22, 22)]),
+        ("2222:22", vec![(any, 2222, 22)]),
+        ("80-82:8080-8082", vec![(any, 80, 8080), (any, 81, 8081), (any, 82, 8082)]),
+        ("127.0.0.1/80,443:4430", vec![(loopback, 80, 80), (loopback, 443, 4430)]),
+        (
+            "22,127.0.0.1/80,::1/81,[::1]/82:83",
+            vec![(any, 22, 22), (loopback, 80, 80), (ipv6, 81, 81), (ipv6, 82, 83)],
+        ),
+        ("none", vec![]),
     ] {
-        assert_eq!(text.parse::<Ports>().unwrap(), Ports { address, pairs }, "{text}");
+        let pairs = pairs.into_iter().map(|(address, host, guest)| Pair { address, host, guest }).collect();
+        assert_eq!(text.parse::<Ports>().unwrap(), Ports(pairs), "{text}");
     }
 }
 
 #[test]
 fn ports_that_make_no_sense_are_refused() {
-    for text in ["", "0", "70000", "5-4", "1-3:1-2", "x/80", "80:", "1-65535"] {
+    for text in ["", "0", "70000", "5-4", "1-3:1-2", "x/80", "80:", "1-65535", "80,x/81", "80,,81"] {
         assert!(text.parse::<Ports>().is_err(), "{text}");
     }
 }
@@ -42,6 +48,63 @@ fn a_network_that_cannot_be_is_refused_with_code_2() {
         let cli = Cli::try_parse_from(arguments).unwrap();
         assert_eq!(cli.config().unwrap_err().code, crate::failure::USAGE, "{arguments:?}");
     }
+}
+
+#[test]
+fn the_host_and_the_guest_come_after_the_gateway_if_nothing_else_is_said() {
+    let of = |arguments: &[&str]| {
+        let network =
+            Cli::try_parse_from([&["vpnkit"], arguments].concat()).unwrap().config().unwrap().network;
+        [network.gateway, network.host, network.guest].map(|address| address.to_string())
+    };
+    assert_eq!(of(&[]), ["192.168.65.1", "192.168.65.2", "192.168.65.3"]);
+    assert_eq!(of(&["--gateway-ip", "10.0.0.1"]), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    assert_eq!(
+        of(&["--gateway-ip", "10.0.0.1", "--lowest-ip", "10.0.0.9"]),
+        ["10.0.0.1", "10.0.0.2", "10.0.0.9"]
+    );
+}
+
+#[test]
+fn what_makes_no_sense_is_one_line_that_names_it() {
+    for (arguments, words) in [
+        ("--listen vsock://:1024", "vsock sockets are not spoken here"),
+        ("--listen-bess tcp://1.2.3.4:5", "tcp sockets are not spoken here"),
+        (r"--ethernet \\.\pipe\x", "named pipes are not of this system"),
+        ("--dns 10.0.0.1:0", "has port 0"),
+        ("--control tcp:0.0.0.0:5555", "0.0.0.0 is no loopback address"),
+        ("--host-names a..b", "`a..b` is no domain name"),
+        ("--netns 1", "--tap <NAME>"),
+        ("--nosuch", "--nosuch"),
+    ] {
+        let error = Cli::try_parse_from(["vpnkit"].into_iter().chain(arguments.split(' '))).unwrap_err();
+        let failure = crate::failure::Failure::of_command_line(&error);
+        assert!(failure.message.contains(words), "{arguments}: {}", failure.message);
+        assert!(
+            !failure.message.contains('\n') && failure.code == crate::failure::USAGE,
+            "{}",
+            failure.message
+        );
+    }
+    let long = "a".repeat(300);
+    assert!(Cli::try_parse_from(["vpnkit", "--search", &long]).is_err());
+    let far =
+        Cli::try_parse_from(["vpnkit", "--gateway-ip", "10.0.0.1", "--host-ip", "192.168.0.1"]).unwrap();
+    let message = far.config().unwrap_err().message;
+    assert!(message.starts_with("no network has --gateway-ip 10.0.0.1, --host-ip 192.168.0.1"), "{message}");
+}
+
+#[test]
+fn gvproxys_forms_of_sockets_are_read() {
+    let cli = Cli::try_parse_from([
+        "vpnkit",
+        "--listen-bess",
+        "unixpacket:///b",
+        "--listen-vfkit",
+        "unixgram:///v",
+    ])
+    .unwrap();
+    assert_eq!((cli.listen_bess, cli.listen_vfkit), (vec!["/b".into()], vec!["/v".into()]));
 }
 
 /// Every flag of VPNKit with a value that its clients give.

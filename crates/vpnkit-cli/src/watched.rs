@@ -1,6 +1,6 @@
 //! The files that are followed, and what a change of each does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use vpnkit::{Config, Engine, Update, Upstreams};
@@ -25,6 +25,31 @@ enum Role {
     Http,
     GatewayForwards,
     Forwards,
+}
+
+impl Role {
+    /// The flag that names it.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Hosts => "--hosts",
+            Self::ResolvConf | Self::Dns => "--dns",
+            Self::Dhcp => "--dhcp-path",
+            Self::Http => "--http",
+            Self::GatewayForwards => "--gateway-forwards",
+            Self::Forwards => "--forwards",
+        }
+    }
+}
+
+/// Why a file that should have something in it has nothing.
+fn trouble_with(path: &Path) -> Option<String> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("is missing".into()),
+        Err(error) => Some(format!("cannot be read: {error}")),
+        Ok(found) if found.is_dir() => Some("is a folder".into()),
+        Ok(found) if found.is_file() && found.len() == 0 => Some("is empty".into()),
+        Ok(_) => None,
+    }
 }
 
 /// The files, each with its role.
@@ -66,6 +91,18 @@ impl Watched {
         Self { files, domain }
     }
 
+    /// Errs for a file that a person named and that has nothing to say. Later, in the sandbox, nobody can tell why.
+    pub fn check(&self) -> Result<(), Failure> {
+        let named = |role: Role| !matches!(role, Role::Hosts | Role::ResolvConf);
+        let mut named = self.files.iter().filter(|(role, _)| named(*role));
+        match named.find_map(|(role, path)| Some((role, path, trouble_with(path)?))) {
+            Some((role, path, why)) => {
+                Err(Failure::usage(format!("{} {} {why}", role.flag(), path.display())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Their paths, in order.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.files.iter().map(|(_, path)| path.clone()).collect()
@@ -98,7 +135,10 @@ impl Watched {
         for ((role, path), text) in self.files.iter().zip(texts) {
             let name = path.display();
             if text.is_empty() && !matches!(role, Role::Hosts | Role::ResolvConf) {
-                return Err(Failure::usage(format!("{name} is missing, empty or larger than 16 MiB")));
+                return Err(Failure::usage(format!(
+                    "{} {name} cannot be read, or is too large",
+                    role.flag()
+                )));
             }
             let wrong = |error: String| Failure::usage(format!("{name} is not understood: {error}"));
             match role {

@@ -210,7 +210,7 @@ fn what_is_not_here_is_refused_in_one_line() {
     };
     refused("--ethernet s --introspection gopher://x", "--introspection gopher://x");
     refused("--ethernet hyperv-connect://0", "not of this system");
-    refused("--ethernet s --dhcp none.json", "none.json is missing");
+    refused("--ethernet s --dhcp none.json", "--dhcp-path none.json is missing");
     refused("--ethernet s --highest-ip 192.168.65.2 --guest-ip 192.168.65.9", "comes before");
     refused("--ethernet s --udpv4-forwards 1:2", "PORT:IP:PORT");
     // Short for --gateway-ip, --gateway-names and --gateway-forwards.
