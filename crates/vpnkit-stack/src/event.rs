@@ -209,6 +209,10 @@ pub struct Counters {
     pub drops: Drops,
     /// TCP segments sent again.
     pub retransmitted: u64,
+    /// Retransmission timers of TCP that expired.
+    pub timeouts: u64,
+    /// Probes of the tail of TCP that were sent, whether again or for the first time.
+    pub tail_probes: u64,
     /// Flows that the guest or a time-out reset.
     pub resets: u64,
     /// Bytes of TCP data of guests that went from their frames straight to a socket.

@@ -105,6 +105,8 @@ fn prometheus(counters: &Counters, flows: &Flows, ports: usize) -> String {
         ),
         ("copied_bytes", "Bytes copied out of frames in machines' memory", counters.copied_bytes),
         ("tcp_retransmitted_segments", "TCP segments sent again", counters.retransmitted),
+        ("tcp_retransmission_timeouts", "Retransmission timers of TCP that expired", counters.timeouts),
+        ("tcp_tail_probes", "Probes of the tail of TCP that were sent", counters.tail_probes),
         ("flow_resets", "Flows that a machine or a time-out reset", counters.resets),
     ];
     let gauges = [

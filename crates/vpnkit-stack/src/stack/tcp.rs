@@ -158,6 +158,7 @@ impl Stack {
             return;
         }
         self.touch_tcp(id);
+        self.counters.timeouts += u64::from(changes.timed_out);
         if changes.acked {
             self.account(id);
             self.tell_room(id);

@@ -92,6 +92,7 @@ impl Stack {
             let Some(frame_bytes) = send_segment(config, flow, &plan, mac, sink) else {
                 return Turn::Blocked;
             };
+            self.counters.tail_probes += u64::from(plan.is_probe());
             self.counters.retransmitted += flow.endpoint.commit(now, &plan);
             self.counters.frames_out += 1;
             self.counters.bytes_out += frame_bytes as u64;

@@ -9,12 +9,9 @@ use super::congestion::Congestion;
 use super::ring::Ring;
 use super::rtt::Rtt;
 use super::scoreboard::Scoreboard;
+use super::timer::Timer;
 use crate::time::Instant;
 
-/// Unanswered retransmissions after which the peer is gone (RFC 9293 §3.8.3, R2): about ten minutes.
-const RETRIES_MAX: u32 = 15;
-/// Unanswered SYNs after which an open towards the guest fails: about a minute (Linux: `tcp_syn_retries` 6).
-const SYN_RETRIES_MAX: u32 = 5;
 /// Buffers up to this size are given back whenever they are empty: to allocate one is cheaper than to keep ten
 /// thousand. Larger ones wait for [`Endpoint::shrink`].
 pub(super) const BUFFER_CHEAP_BYTES: usize = 16 * 1024;
@@ -49,12 +46,16 @@ pub(crate) enum FinOut {
     Acked,
 }
 
-/// What a timer is for.
+/// Where the probe of the tail is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Timer {
-    Off,
-    Retransmit(Instant),
-    Persist(Instant),
+pub(super) enum Tail {
+    /// There is none.
+    Quiet,
+    /// To be sent.
+    Due,
+    /// Sent; `end` is where all that was sent ended, of which `in_flight` bytes were under way, and `again` says whether the
+    /// probe was sent before.
+    Probed { end: Seq, in_flight: u32, again: bool },
 }
 
 /// What an endpoint is to be like.
@@ -83,6 +84,8 @@ pub(crate) struct Changes {
     pub acked: bool,
     /// The segment deserves a reset with this sequence number; the endpoint is unchanged.
     pub refuse: Option<Seq>,
+    /// The retransmission timer expired.
+    pub timed_out: bool,
     /// The peer asked whether anybody is there: RFC 9293 §3.8.4.
     pub keepalive: bool,
 }
@@ -137,10 +140,16 @@ pub(crate) struct Endpoint {
     pub(super) syn_due: bool,
     pub(super) ack_due: bool,
     pub(super) head_due: bool,
-    /// Bytes of holes that may be sent again: as many as left the network.
-    pub(super) hole_bytes: u32,
-    /// Holes before it were sent again in this recovery.
+    /// Holes before it were sent again in this recovery: `HighRxt` of RFC 6675.
     pub(super) resent: Seq,
+    /// All that was sent again without a timeout is before it.
+    pub(super) resent_to: Seq,
+    /// What was sent when something was sent again last.
+    pub(super) resent_at: Seq,
+    /// The tail may be sent again when more than this is acknowledged: `RescueRxt` of RFC 6675.
+    pub(super) rescue: Seq,
+    /// The probe of the tail.
+    pub(super) tail: Tail,
     /// What the peer said to have beyond its acknowledgement.
     pub(super) scoreboard: Scoreboard,
     /// When a segment out of the window was last answered (RFC 5961 §7: not without limit).
@@ -193,8 +202,11 @@ impl Endpoint {
             syn_due: false,
             ack_due: false,
             head_due: false,
-            hole_bytes: 0,
             resent: settings.iss,
+            resent_to: settings.iss,
+            resent_at: settings.iss,
+            rescue: settings.iss,
+            tail: Tail::Quiet,
             scoreboard: Scoreboard::default(),
             answered_at: None,
         }
@@ -404,60 +416,6 @@ impl Endpoint {
         self.rx.capacity() + self.tx.capacity()
     }
 
-    /// When [`Endpoint::on_timer`] is to be called.
-    pub fn deadline(&self) -> Option<Instant> {
-        match self.timer {
-            Timer::Off => None,
-            Timer::Retransmit(at) | Timer::Persist(at) => Some(at),
-        }
-    }
-
-    /// Acts on an expired timer. Spec: RFC 6298 §5.4 to §5.7, RFC 9293 §3.8.6.1.
-    pub fn on_timer(&mut self, now: Instant) -> Changes {
-        match self.timer {
-            Timer::Persist(at) if at <= now => {
-                self.timer = Timer::Off;
-                self.probing = true;
-                self.rtt.back_off();
-            }
-            Timer::Retransmit(at) if at <= now => {
-                self.timer = Timer::Off;
-                self.retries += 1;
-                let opening = matches!(self.phase, Phase::SynSent | Phase::SynReceived);
-                if self.retries > if opening { SYN_RETRIES_MAX } else { RETRIES_MAX } {
-                    self.phase = Phase::Closed;
-                    return Changes { reset: true, ..Changes::default() };
-                }
-                self.go_back();
-            }
-            _ => {}
-        }
-        Changes::default()
-    }
-
-    /// Prepares to send everything unacknowledged again.
-    fn go_back(&mut self) {
-        self.rtt.back_off();
-        self.timing = None;
-        if matches!(self.phase, Phase::SynSent | Phase::SynReceived) {
-            self.syn_due = true;
-            return;
-        }
-        let in_flight = self.snd_max.since(self.snd_una).unsigned_abs();
-        self.congestion.on_timeout(in_flight, self.mss);
-        self.snd_nxt = self.snd_una;
-        self.head_due = false;
-        self.forget_holes();
-        // A window too small for anything must still be probed.
-        self.probing = self.snd_wnd < self.mss;
-    }
-
-    /// Takes nothing for arrived beyond the acknowledgement: RFC 2018 §8, after a timeout.
-    pub(super) fn forget_holes(&mut self) {
-        self.scoreboard.clear();
-        self.hole_bytes = 0;
-    }
-
     pub(super) fn fin_seq(&self) -> Seq {
         self.snd_una + self.tx.len() as u32
     }
@@ -478,6 +436,7 @@ impl Endpoint {
         let sent = self.snd_max.since(self.snd_una).unsigned_abs();
         assert!(sent <= self.tx.len() as u32 + syn + fin, "{sent} sent, {} queued", self.tx.len());
         assert!(self.rx.len() <= self.rx_limit as usize, "received more than the limit");
+        self.scoreboard.check(self.snd_una, self.snd_max);
         let in_flight = self.snd_nxt != self.snd_una;
         if self.phase == Phase::Open && in_flight && !due {
             assert!(self.timer != Timer::Off, "unacknowledged and no timer");

@@ -2,7 +2,8 @@
 
 use vpnkit_wire::tcp::{ACK, FIN, RST, SYN, Segment, Seq, sack_blocks};
 
-use super::endpoint::{BUFFER_CHEAP_BYTES, Changes, Endpoint, FinOut, Phase, Timer};
+use super::endpoint::{BUFFER_CHEAP_BYTES, Changes, Endpoint, FinOut, Phase, Tail};
+use super::timer::Timer;
 use crate::time::Instant;
 use crate::volatile::Data;
 
@@ -187,15 +188,14 @@ impl Endpoint {
         let duplicate = acked == 0 && (same || news > 0);
         if acked > 0 {
             self.take_new_ack(now, segment.ack, acked.unsigned_abs(), changes);
-        } else if duplicate {
-            let in_flight = self.snd_max.since(self.snd_una).unsigned_abs();
-            if self.congestion.on_duplicate(in_flight, self.snd_max, self.mss) {
-                self.head_due = true;
-                self.resent = self.snd_una;
-            }
-            self.allow_holes(news.max(self.mss));
+        }
+        if duplicate || acked > 0 {
+            self.detect_loss(duplicate);
         }
         if acked >= 0 {
+            if self.tail != Tail::Quiet {
+                self.settle_probe(segment.ack, acked, copied(segment).is_some());
+            }
             self.take_window(segment, window);
         }
         true
@@ -207,13 +207,10 @@ impl Endpoint {
             return 0;
         }
         let acked = self.snd_una.max(segment.ack);
+        if let Some(end) = copied(segment) {
+            self.note_copy(end);
+        }
         sack_blocks(segment.options).map(|block| self.scoreboard.note(block, acked, self.snd_max)).sum()
-    }
-
-    /// Lets holes be sent again in a recovery, as `bytes` left the network.
-    fn allow_holes(&mut self, bytes: u32) {
-        let any = self.congestion.is_recovering() && self.hole().is_some();
-        self.hole_bytes = if any { self.hole_bytes.saturating_add(bytes) } else { 0 };
     }
 
     fn take_new_ack(&mut self, now: Instant, ack: Seq, acked: u32, changes: &mut Changes) {
@@ -227,6 +224,7 @@ impl Endpoint {
             self.fin_out = FinOut::Acked;
         }
         self.snd_una = ack;
+        self.resent_to = self.resent_to.max(ack);
         self.snd_nxt = self.snd_nxt.max(ack);
         self.retries = 0;
         self.rtt.reset();
@@ -238,10 +236,7 @@ impl Endpoint {
             self.timing = None;
         }
         self.scoreboard.acknowledge(ack);
-        let lost = self.congestion.on_ack(acked, ack, self.mss) && self.snd_max != self.snd_una;
-        // With holes known, what was sent again is under way: its acknowledgement is not to be guessed from.
-        self.head_due = lost && (self.scoreboard.is_empty() || !ack.before(self.resent));
-        self.allow_holes(self.mss);
+        self.head_due = self.congestion.on_ack(acked, ack, self.mss) && self.snd_max != self.snd_una;
         // Output arms the timer again if anything is still under way: RFC 6298 §5.3.
         self.timer = Timer::Off;
         changes.acked = true;
@@ -347,4 +342,10 @@ impl Endpoint {
             self.timer = Timer::Off;
         }
     }
+}
+
+/// Where what the peer got twice ends, if it says so. Spec: RFC 2883 §4.
+fn copied(segment: &Segment<'_>) -> Option<Seq> {
+    let first = sack_blocks(segment.options).next();
+    first.map(|block| block.1).filter(|end| !segment.ack.before(*end))
 }

@@ -7,9 +7,14 @@ mod congestion;
 mod endpoint;
 mod input;
 mod output;
+mod recovery;
 mod ring;
 mod rtt;
 mod scoreboard;
+mod timer;
+
+#[cfg(test)]
+mod episodes;
 
 pub(crate) use endpoint::{Changes, Endpoint, Phase, Settings};
 pub(crate) use output::Plan;

@@ -5,11 +5,26 @@
 
 use vpnkit_wire::tcp::{ACK, FIN, PSH, SYN, Seq};
 
-use super::endpoint::{Endpoint, FinOut, Phase, Timer};
+use super::endpoint::{Endpoint, FinOut, Phase};
 use crate::time::Instant;
 
 /// Data whose acknowledgement may wait, in bytes: half of it at most.
 const HELD_BYTES_MAX: u32 = 4096;
+
+/// Why something is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is next in line.
+    Next,
+    /// It is the first that is unacknowledged, and lost.
+    Head,
+    /// It did not arrive, and what came after it did.
+    Lost,
+    /// It is the last that did not arrive, and nothing else is left in a recovery.
+    Rescue,
+    /// It asks whether the end arrived.
+    Probe,
+}
 
 /// One segment to be sent.
 #[derive(Debug, Clone, Copy)]
@@ -26,11 +41,17 @@ pub(crate) struct Plan {
     pub mss: u16,
     /// Right edge that the window field tells.
     edge: Seq,
+    pub(super) why: Why,
     options: [u8; 40],
     options_bytes: u8,
 }
 
 impl Plan {
+    /// Whether it is a probe of the tail.
+    pub fn is_probe(&self) -> bool {
+        self.why == Why::Probe
+    }
+
     /// The options, padded.
     pub fn options(&self) -> &[u8] {
         &self.options[..usize::from(self.options_bytes)]
@@ -91,7 +112,7 @@ impl Endpoint {
     }
 
     /// A segment with what every one carries: acknowledgement, window, early ranges.
-    fn plan_ack(&self, seq: Seq, flags: u8, offset: usize, len: usize) -> Plan {
+    pub(super) fn plan_ack(&self, seq: Seq, flags: u8, offset: usize, len: usize) -> Plan {
         let (edge, window) = self.window_to_tell();
         let mut options = Options::new();
         if self.sack_ok && !self.early.is_empty() && self.phase == Phase::Open {
@@ -106,6 +127,7 @@ impl Endpoint {
             len,
             mss: (self.mss - u32::from(options.len)) as u16,
             edge,
+            why: Why::Next,
             options: options.bytes,
             options_bytes: options.len,
         }
@@ -150,40 +172,31 @@ impl Endpoint {
     }
 
     fn plan_open(&self, len_max: usize) -> Option<Plan> {
-        if self.head_due {
-            let len = self.tx.len().min(self.mss as usize).min(len_max);
-            return Some(self.plan_data(self.snd_una, 0, len));
+        if self.is_disturbed() {
+            return self.plan_disturbed(len_max);
         }
-        if let Some(plan) = self.plan_hole(len_max) {
+        let in_flight = self.snd_nxt.since(self.snd_una).unsigned_abs();
+        let room = self.congestion.allowance(self.mss, false).saturating_sub(in_flight);
+        if let Some(plan) = self.plan_next((self.snd_nxt, usize::MAX), room, len_max) {
             return Some(plan);
-        }
-        let offset = self.snd_nxt.since(self.snd_una).unsigned_abs() as usize;
-        let queued = self.tx.len().saturating_sub(offset);
-        let fin = self.fin_out == FinOut::Queued && offset <= self.tx.len();
-        if queued == 0 && !fin {
-            return self.ack_due.then(|| self.plan_ack(self.snd_nxt, ACK, 0, 0));
-        }
-        let window = self.snd_wnd.min(self.congestion.window()) as usize;
-        let fits = window.saturating_sub(offset).min(queued).min(len_max);
-        let len = self.worthwhile(fits, queued, len_max);
-        if len > 0 || (queued == 0 && (self.snd_wnd as usize > offset || self.probing)) {
-            return Some(self.plan_data(self.snd_nxt, offset, len));
         }
         self.ack_due.then(|| self.plan_ack(self.snd_nxt, ACK, 0, 0))
     }
 
-    /// The next hole in what arrived that was not sent again yet. Spec: RFC 6675 §5, NextSeg rule 1.
-    pub(super) fn hole(&self) -> Option<(Seq, Seq)> {
-        self.scoreboard.hole(self.resent.max(self.snd_una))
-    }
-
-    fn plan_hole(&self, len_max: usize) -> Option<Plan> {
-        let (start, end) = if self.hole_bytes > 0 { self.hole()? } else { return None };
-        let offset = start.since(self.snd_una).unsigned_abs() as usize;
-        let allowed = self.hole_bytes.max(self.mss) as usize;
-        let hole = end.since(start).unsigned_abs() as usize;
-        let len = hole.min(allowed).min(len_max).min(self.tx.len().saturating_sub(offset));
-        (len > 0).then(|| self.plan_data(start, offset, len))
+    /// What comes next in line and lies in a gap, from a byte on and so many bytes long, for `room` bytes. Spec: RFC 6675
+    /// §4, NextSeg rule 2.
+    pub(super) fn plan_next(&self, (next, gap): (Seq, usize), room: u32, len_max: usize) -> Option<Plan> {
+        let offset = next.since(self.snd_una).unsigned_abs() as usize;
+        let queued = self.tx.len().saturating_sub(offset);
+        let fin = self.fin_out == FinOut::Queued && offset <= self.tx.len();
+        if queued == 0 && !fin {
+            return None;
+        }
+        let window = (self.snd_wnd as usize).saturating_sub(offset).min(room as usize);
+        let fits = window.min(queued).min(len_max);
+        let len = if gap <= fits { gap } else { self.worthwhile(fits, queued, len_max) };
+        let ends = queued == 0 && (self.snd_wnd as usize > offset || self.probing);
+        (len > 0 || ends).then(|| self.plan_data(Why::Next, next, offset, len))
     }
 
     /// Avoids silly small segments: sends whole ones, or everything, or half of what the peer ever took.
@@ -202,8 +215,9 @@ impl Endpoint {
         if self.probing { fits.max(1) } else { 0 }
     }
 
-    fn plan_data(&self, seq: Seq, offset: usize, len: usize) -> Plan {
+    pub(super) fn plan_data(&self, why: Why, seq: Seq, offset: usize, len: usize) -> Plan {
         let mut plan = self.plan_ack(seq, ACK, offset, len);
+        plan.why = why;
         if plan.options_bytes > 0 && len > usize::from(plan.mss) {
             // Super-frames carry no options: each segment cut from it would repeat them for nothing.
             plan.options_bytes = 0;
@@ -241,40 +255,14 @@ impl Endpoint {
         if plan.flags & SYN != 0 {
             self.syn_due = false;
             self.timing = if fresh { Some((plan.seq, now)) } else { None };
-        } else if self.head_due {
-            self.head_due = false;
-            self.timing = None;
-            self.resent = self.resent.max(end);
-        } else if self.hole_bytes > 0 && plan.seq.before(self.snd_max) {
-            self.hole_bytes = self.hole_bytes.saturating_sub(plan.len as u32);
-            self.timing = None;
-            self.resent = self.resent.max(end);
         } else if fresh && plan.seq == self.snd_max && self.timing.is_none() {
             self.timing = Some((plan.seq, now));
         }
+        self.note_recovery(plan, end);
         self.probing = false;
         self.snd_nxt = self.snd_nxt.max(end);
         self.snd_max = self.snd_max.max(end);
-        if !matches!(self.timer, Timer::Retransmit(_)) {
-            self.timer = Timer::Retransmit(now + self.rtt.timeout());
-        }
         u64::from(again.div_ceil(u32::from(plan.mss).max(1)))
-    }
-
-    /// Sets the timer for what is under way, or for what the peer has no window for. Called when output is done;
-    /// `blocked` when the link had no room.
-    pub fn arm_timer(&mut self, now: Instant, blocked: bool) {
-        let opening = matches!(self.phase, Phase::SynSent | Phase::SynReceived);
-        let in_flight = self.snd_nxt != self.snd_una || opening;
-        let waiting = !self.tx.is_empty() || self.fin_out == FinOut::Queued;
-        let live = opening || self.phase == Phase::Open;
-        match self.timer {
-            Timer::Retransmit(_) if live && in_flight => {}
-            _ if live && in_flight => self.timer = Timer::Retransmit(now + self.rtt.timeout()),
-            Timer::Persist(_) if live && waiting => {}
-            _ if live && waiting && !blocked => self.timer = Timer::Persist(now + self.rtt.timeout()),
-            _ => self.timer = Timer::Off,
-        }
     }
 }
 

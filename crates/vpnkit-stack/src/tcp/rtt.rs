@@ -9,6 +9,10 @@ const RTO_MIN: Duration = Duration::from_millis(200);
 /// Longest timeout: RFC 6298 §2.5.
 const RTO_MAX: Duration = Duration::from_secs(60);
 
+/// Shortest time after which the tail is probed. RFC 8985 §7.2 has none; ours keeps guests whose processor is taken away
+/// for a moment from being sent anything twice.
+const PROBE_MIN: Duration = Duration::from_millis(100);
+
 /// The estimator.
 #[derive(Debug)]
 pub(crate) struct Rtt {
@@ -41,6 +45,13 @@ impl Rtt {
     /// Ends the doubling: new data was acknowledged.
     pub fn reset(&mut self) {
         self.backoff = 0;
+    }
+
+    /// When the tail is to be probed, if that is before the timeout. Spec: RFC 8985 §7.2.
+    pub fn probe_timeout(&self) -> Option<Duration> {
+        let (mean, _) = self.smoothed?;
+        let probe = (mean * 2).max(PROBE_MIN);
+        (self.backoff == 0 && probe < self.timeout()).then_some(probe)
     }
 
     /// The timeout to arm the timer with.

@@ -44,21 +44,30 @@ fn exchange(world: &World, host: &str, listen: impl Fn() -> TcpListener) -> [(Ta
     println!(
         "up {up:?}: {up_again} again, {timeouts} timeouts; down {down:?}: {down_again} again, {needless} needless"
     );
+    // The guest says when it gets something twice, as it does of what the wire repeats.
+    let twice = down.duplicated + down.late + down.lost / 10 + 5;
+    assert!(needless <= twice, "{needless} segments came twice for {down:?}");
     [(up, up_again), (down, down_again)]
 }
 
-/// Panics unless about what was lost was sent again.
-fn check_again((tally, again): (Tally, u64)) {
+/// Panics unless about what was lost was sent again, in both directions.
+fn check_again([up, down]: [(Tally, u64); 2]) {
+    // Linux takes more of what is late for lost, and counts what it probes with.
+    check_direction(up, 8);
+    check_direction(down, 5);
+}
+
+fn check_direction((tally, again): (Tally, u64), quarters: u64) {
     assert!(tally.lost > 20, "the wire lost nothing: {tally:?}");
     assert!(again * 2 >= tally.lost, "{again} segments sent again for {tally:?}");
     // What is late looks lost until it comes.
     let reasons = tally.lost + tally.late;
-    assert!(again <= reasons * 3 / 2 + SPARE, "{again} segments sent again for {tally:?}");
+    assert!(again <= reasons * quarters / 4 + SPARE, "{again} segments sent again for {tally:?}");
 }
 
 fn check(test: &str, frames: Frames, faults: Faults) {
     run_over(test, 1500, (frames, faults), |world| {
-        exchange(world, HOST, || listen().0).into_iter().for_each(check_again);
+        check_again(exchange(world, HOST, || listen().0));
     });
 }
 
@@ -97,6 +106,6 @@ fn frames_are_lost_repeated_and_late_over_ipv6() {
         crate::ipv6::configured(world);
         let bind = "[::1]:0".parse::<SocketAddr>().unwrap();
         let directions = exchange(world, crate::ipv6::HOST6, || TcpListener::bind(bind).unwrap());
-        directions.into_iter().for_each(check_again);
+        check_again(directions);
     });
 }
