@@ -4,7 +4,6 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -49,23 +48,6 @@ pub fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     check(raw)?;
     // SAFETY: the ioctl returned a new descriptor, which belongs to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
-/// Makes a timer that is readable each time that `period` has passed: timerfd_create(2).
-pub fn interval_timer(period: Duration) -> io::Result<OwnedFd> {
-    // SAFETY: takes its arguments by value.
-    let raw = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) };
-    check(raw)?;
-    // SAFETY: `raw` was just opened and belongs to nobody else.
-    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-    let every = libc::timespec {
-        tv_sec: libc::time_t::try_from(period.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: period.subsec_nanos().into(),
-    };
-    let times = libc::itimerspec { it_interval: every, it_value: every };
-    // SAFETY: reads one `itimerspec`, which is live, and writes nothing: there is no place for the old one.
-    check(unsafe { libc::timerfd_settime(raw, 0, &raw const times, std::ptr::null_mut()) })?;
-    Ok(fd)
 }
 
 /// Takes over a descriptor that this process was started with, by its number.
