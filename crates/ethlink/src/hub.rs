@@ -11,17 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 
 use crate::framing::Framing;
 use crate::greeting::{Greeting, Terms};
 use crate::guard::{Addresses, Guard};
 use crate::identity::Identities;
+use crate::interval::interval_timer;
 use crate::port::{Device, Left, Packets, Port, SCRATCH_BYTES, Stream};
 use crate::switch::{Mac, PortId, Switch, Verdict};
 use crate::tap::Tap;
@@ -495,16 +494,6 @@ impl AsFd for Hub {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
-}
-
-/// Makes a timer that is readable each time that `period` has passed: timerfd_create(2).
-fn interval_timer(period: Duration) -> io::Result<OwnedFd> {
-    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-    let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-    let every = Timespec::try_from(period).map_err(io::Error::other)?;
-    let times = Itimerspec { it_interval: every, it_value: every };
-    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
-    Ok(timer)
 }
 
 #[cfg(test)]

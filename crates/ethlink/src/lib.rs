@@ -10,6 +10,7 @@ mod guard;
 mod hub;
 mod identity;
 pub mod inside;
+mod interval;
 mod namespace;
 mod netlink;
 pub mod pass;
