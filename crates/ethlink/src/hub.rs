@@ -3,18 +3,17 @@
 //! Machines come and go as they like; each connection is a port of its own. What waits for a slow one is bounded, and
 //! nobody else waits for it.
 
+mod listener;
+
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{self, SocketFlags, SocketType};
 
 use crate::framing::Framing;
 use crate::greeting::{Greeting, Terms};
@@ -27,6 +26,9 @@ use crate::tap::Tap;
 use crate::vhost::VhostUser;
 use crate::vnet::Vnet;
 
+pub use listener::{Address, Protocol};
+use listener::{Listener, widen};
+
 /// Machines at once.
 const PORTS_MAX: usize = 256;
 /// Departures remembered until they are asked for; the earliest are forgotten.
@@ -35,8 +37,6 @@ const DEPARTED_MAX: usize = 64 * PORTS_MAX;
 const BACKLOG: i32 = 64;
 /// Events taken in one round.
 const EVENTS_MAX: usize = 64;
-/// Bytes that the kernel may keep for a packet socket: datagrams have no other queue.
-const SOCKET_BYTES: usize = 4 << 20;
 /// Where the numbers of listening sockets begin.
 const LISTENERS_AT: u64 = 1 << 32;
 /// The number of the timer.
@@ -45,49 +45,6 @@ const TIMER: u64 = 1 << 33;
 const LOOK: Duration = Duration::from_secs(1);
 /// IEEE 802 local experimental EtherType 1: of no protocol that anybody speaks.
 const TYPE_EXPERIMENTAL: [u8; 2] = [0x88, 0xb5];
-
-/// What machines connect with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// QEMU's `-netdev stream`, passt, socket_vmnet: each frame has its length before it, 4 bytes, big-endian.
-    Qemu,
-    /// VPNKit's vmnet 22: HyperKit, `vpnkit-tap-vsockd`.
-    Vmnet,
-    /// gvproxy's: an HTTP request `POST /connect`, then frames with a length of 2 bytes, little-endian.
-    Connect,
-    /// `SOCK_SEQPACKET`, a frame a packet: user-mode Linux, bess.
-    Bess,
-    /// `SOCK_DGRAM`, a frame a datagram: vfkit, libkrun, QEMU's `-netdev dgram`.
-    Datagram,
-    /// vhost-user: frames in shared memory, with offloads. QEMU, cloud-hypervisor, crosvm.
-    VhostUser,
-}
-
-/// Where machines connect to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// A Unix socket.
-    Unix(PathBuf),
-    /// A TCP port; only for streams.
-    Tcp(SocketAddr),
-}
-
-#[derive(Debug)]
-struct Listener {
-    fd: OwnedFd,
-    protocol: Protocol,
-    /// Removed with the listener.
-    path: Option<PathBuf>,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // It may be gone already.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Slot {
@@ -98,6 +55,24 @@ struct Slot {
     dirty: bool,
 }
 
+/// What became of a frame that the engine did not get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aside {
+    /// It went to other machines.
+    Between,
+    /// It was dropped: see [`Hub::forged`].
+    Forged,
+}
+
+/// Who is told of frames that the engine does not get.
+struct Watcher(Box<dyn Fn(&[u8], Aside) + Send + Sync>);
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watcher")
+    }
+}
+
 /// The hub.
 #[derive(Debug)]
 pub struct Hub {
@@ -106,6 +81,7 @@ pub struct Hub {
     slots: Vec<Option<Slot>>,
     switch: Switch,
     guard: Option<Guard>,
+    watcher: Option<Watcher>,
     /// Where machines are on datagrams.
     timer: Option<OwnedFd>,
     /// A frame of the engine to itself, which nobody minds.
@@ -138,6 +114,7 @@ impl Hub {
             slots,
             switch,
             guard: None,
+            watcher: None,
             timer: None,
             probe,
             terms,
@@ -153,32 +130,8 @@ impl Hub {
     /// # Errors
     /// When the address is in use or not ours to bind.
     pub fn listen(&mut self, protocol: Protocol, address: &Address) -> io::Result<()> {
-        let kind = match protocol {
-            Protocol::Qemu | Protocol::Vmnet | Protocol::Connect | Protocol::VhostUser => SocketType::STREAM,
-            Protocol::Bess => SocketType::SEQPACKET,
-            Protocol::Datagram => SocketType::DGRAM,
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (fd, path) = match address {
-            Address::Unix(path) => {
-                remove_stale(path, kind);
-                let fd = net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
-                net::bind(&fd, &SocketAddrUnix::new(path)?)?;
-                (fd, Some(path.clone()))
-            }
-            Address::Tcp(_) if kind != SocketType::STREAM => {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "packets go over Unix sockets only"));
-            }
-            Address::Tcp(address) => {
-                let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-                let fd = net::socket_with(family, kind, flags, None)?;
-                net::sockopt::set_socket_reuseaddr(&fd, true)?;
-                net::bind(&fd, address)?;
-                (fd, None)
-            }
-        };
-        let listener = Listener { fd, protocol, path };
-        if kind == SocketType::DGRAM {
+        let listener = Listener::bind(protocol, address)?;
+        if protocol == Protocol::Datagram {
             let fd = listener.fd.try_clone()?;
             // The path lives as long as the hub.
             self.listeners.push(listener);
@@ -247,6 +200,11 @@ impl Hub {
     /// Lets machines use no addresses but their own from now on: see [`Guard`].
     pub fn set_addresses(&mut self, addresses: Addresses) {
         self.guard = Some(Guard::new(addresses));
+    }
+
+    /// Tells `watcher` of each frame that the engine does not get.
+    pub fn watch(&mut self, watcher: impl Fn(&[u8], Aside) + Send + Sync + 'static) {
+        self.watcher = Some(Watcher(Box::new(watcher)));
     }
 
     /// Attaches what is behind a TAP device.
@@ -357,6 +315,13 @@ impl Hub {
                 _ if self.guard.as_mut().is_some_and(|guard| !guard.allows(id, frame)) => Verdict::Forged,
                 verdict => verdict,
             };
+            if let Some(Watcher(tell)) = &self.watcher {
+                match verdict {
+                    Verdict::Port(_) | Verdict::Others => tell(frame, Aside::Between),
+                    Verdict::Forged => tell(frame, Aside::Forged),
+                    Verdict::Engine | Verdict::Everybody | Verdict::Nowhere => {}
+                }
+            }
             match verdict {
                 Verdict::Engine => take(vnet, frame),
                 Verdict::Port(other) => self.dropped += u64::from(!send_to(slots, other, vnet, &[frame])),
@@ -466,27 +431,6 @@ fn send_to_all(slots: &mut [Option<Slot>], vnet: &Vnet, parts: &[&[u8]]) -> u64 
         }
     }
     dropped
-}
-
-/// Gives a socket long queues, which are short by default. A refusal leaves those, and a device has none.
-fn widen(fd: BorrowedFd<'_>) {
-    use net::sockopt;
-    if sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BYTES).is_err() {
-        let _ = sockopt::set_socket_send_buffer_size(fd, SOCKET_BYTES);
-    }
-    if sockopt::set_socket_recv_buffer_size_force(fd, SOCKET_BYTES).is_err() {
-        let _ = sockopt::set_socket_recv_buffer_size(fd, SOCKET_BYTES);
-    }
-}
-
-/// Removes a socket that nobody listens to.
-fn remove_stale(path: &Path, kind: SocketType) {
-    let Ok(address) = SocketAddrUnix::new(path) else { return };
-    let Ok(probe) = net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None) else { return };
-    if net::connect(&probe, &address) == Err(Errno::CONNREFUSED) {
-        // If it fails, so does the bind.
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 impl AsFd for Hub {

@@ -25,7 +25,7 @@ mod vnet;
 pub use framing::{FRAME_BYTES_MAX, Framing, TooLong, Unframer};
 pub use greeting::{Greeting, Progress, Terms};
 pub use guard::{Addresses, Guard};
-pub use hub::{Address, Hub, Protocol};
+pub use hub::{Address, Aside, Hub, Protocol};
 pub use identity::Identities;
 pub use namespace::{Namespace, NamespaceError};
 pub use netlink::{Addressing, Netlink};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ethlink::Address;
-use vpnkit::{ForwardError, Link};
+use vpnkit::{ForwardError, HubLink, Link};
 use vpnkit_capture::Recorder;
 use vpnkit_control::{
     Api, CapturedLink, ExposeError, Exposed, Listening, Network, Offer, Paths, Places, Server, diagnostics,
@@ -26,7 +26,11 @@ const BACKLOG: i32 = 16;
 const RING_BYTES: usize = 1 << 20;
 
 /// Has frames captured, if there is anybody who could look.
-pub fn capture(cli: &Cli, link: Arc<dyn Link>) -> (Arc<dyn Link>, Arc<Recorder>) {
+pub fn capture(
+    cli: &Cli,
+    link: Arc<dyn Link>,
+    switch: Option<&Arc<HubLink>>,
+) -> (Arc<dyn Link>, Arc<Recorder>) {
     // An archive has the last frames, as VPNKit's had.
     let classic = &cli.classic;
     let has_files = !classic.diagnostics.is_empty() || !classic.introspection.is_empty();
@@ -37,7 +41,11 @@ pub fn capture(cli: &Cli, link: Arc<dyn Link>) -> (Arc<dyn Link>, Arc<Recorder>)
         return (link, recorder);
     }
     let name = cli.tap.as_deref().unwrap_or("machines");
-    (Arc::new(CapturedLink::new(link, Arc::clone(&recorder), name)), recorder)
+    let captured = CapturedLink::new(link, Arc::clone(&recorder), name);
+    if let Some(switch) = switch {
+        captured.watch(switch);
+    }
+    (Arc::new(captured), recorder)
 }
 
 /// Binds the sockets for control: that of everything, and that of the proxy's settings.

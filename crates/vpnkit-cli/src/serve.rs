@@ -56,7 +56,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     let detours = Arc::new(Detours::start(cli, Arc::clone(&warden), later)?);
     watched.begin(&texts, &mut config, &detours)?;
     config.intercept = Some(Arc::new(Interception(Arc::clone(&detours))));
-    let (link, recorder) = control::capture(cli, attached.link);
+    let (link, recorder) = control::capture(cli, attached.link, attached.switch.as_ref());
     let engine = Arc::new(Engine::start(config, link).map_err(|error| Failure::of(&error))?);
     if let Some(tap) = attached.tap {
         engine.update(Update::Reserve(tap, cli.guest_ip()));

@@ -41,6 +41,12 @@ impl Role {
     }
 }
 
+/// The name servers of a file of VPNKit's form, of which there is to be one at least.
+fn name_servers(text: &str) -> Result<Upstreams, String> {
+    let upstreams = Upstreams::parse(text).map_err(|error| error.to_string())?;
+    if upstreams.servers.is_empty() { Err("it has no line `nameserver IP`".into()) } else { Ok(upstreams) }
+}
+
 /// Why a file that should have something in it has nothing.
 fn trouble_with(path: &Path) -> Option<String> {
     match std::fs::metadata(path) {
@@ -144,7 +150,7 @@ impl Watched {
             match role {
                 Role::Hosts | Role::ResolvConf => {}
                 Role::Dns => {
-                    let upstreams = Upstreams::parse(text).map_err(|error| wrong(error.to_string()))?;
+                    let upstreams = name_servers(text).map_err(wrong)?;
                     if config.network.search.is_empty() {
                         config.network.search = upstreams.search;
                     }
@@ -181,9 +187,7 @@ impl Watched {
                 engine.update(Update::Resolvers(Upstreams::of_resolv_conf(&text)));
                 Ok(())
             }
-            Role::Dns => Upstreams::parse(&text)
-                .map(|upstreams| engine.update(Update::Resolvers(upstreams)))
-                .map_err(|error| error.to_string()),
+            Role::Dns => name_servers(&text).map(|upstreams| engine.update(Update::Resolvers(upstreams))),
             Role::Dhcp => serde_json::from_str::<Dhcp>(&text)
                 .map(|dhcp| {
                     let domain = self.domain.clone().unwrap_or(dhcp.domain_name);

@@ -211,6 +211,8 @@ fn what_is_not_here_is_refused_in_one_line() {
     refused("--ethernet s --introspection gopher://x", "--introspection gopher://x");
     refused("--ethernet hyperv-connect://0", "not of this system");
     refused("--ethernet s --dhcp none.json", "--dhcp-path none.json is missing");
+    std::fs::write(folder.path().join("hosts"), "127.0.0.1 localhost\n").unwrap();
+    refused("--ethernet s --dns hosts", "hosts is not understood: it has no line `nameserver IP`");
     refused("--ethernet s --highest-ip 192.168.65.2 --guest-ip 192.168.65.9", "comes before");
     refused("--ethernet s --udpv4-forwards 1:2", "PORT:IP:PORT");
     // Short for --gateway-ip, --gateway-names and --gateway-forwards.

@@ -43,6 +43,25 @@ impl Vpnkit {
         String::from_utf8(curl.output().unwrap().stdout).unwrap()
     }
 
+    /// Fields of each frame in the ring, a line each, as tshark sees them; or says that `test` goes without.
+    fn ring(&self, test: &str, fields: &[&str]) -> Option<String> {
+        let file = self.folder.path().join("frames.pcapng");
+        self.curl("/capture/ring", &["-o", file.to_str().unwrap()]);
+        let mut tshark = Command::new("tshark");
+        tshark
+            .args(["-T", "fields"])
+            .args(fields.iter().flat_map(|field| ["-e", field]))
+            .arg("-r")
+            .arg(&file);
+        match tshark.output() {
+            Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
+            Err(_) => {
+                println!("SKIP the capture of {test}: no tshark");
+                None
+            }
+        }
+    }
+
     fn flows(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(VPNKIT);
         command.args(["flows", "--control"]).arg(self.folder.path().join("control")).args(arguments);
@@ -122,19 +141,51 @@ fn what_was_dropped_is_counted_and_commented_by_reason() {
     let table = String::from_utf8(vpnkit.flows(&[]).stdout).unwrap();
     assert!(table.ends_with("dropped: 2 forged_source, 1 malformed\n"), "{table}");
     assert_eq!(vpnkit.curl("/cam", &[]), r#"{"02:00:00:00:00:09":0}"#);
-    let file = vpnkit.folder.path().join("frames.pcapng");
-    vpnkit.curl("/capture/ring", &["-o", file.to_str().unwrap()]);
-    let mut tshark = Command::new("tshark");
-    tshark.args(["-T", "fields", "-e", "frame.comment", "-r"]).arg(&file);
-    let Ok(output) = tshark.output() else {
-        println!("SKIP the comments of what_was_dropped_is_counted_and_commented_by_reason: no tshark");
+    let Some(comments) =
+        vpnkit.ring("what_was_dropped_is_counted_and_commented_by_reason", &["frame.comment"])
+    else {
         return;
     };
-    let comments = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = comments.lines().filter(|line| !line.is_empty()).collect();
     let forged = "dropped: from an address that its sender cannot have";
     assert_eq!(lines, [forged, forged, "dropped: no valid packet of its protocol"]);
     assert!(comments.lines().count() > lines.len(), "others have no comment");
+}
+
+#[test]
+fn frames_between_machines_and_what_the_switch_drops_are_captured() {
+    let vpnkit = Vpnkit::start(&["--capture-ring", "1"]);
+    let connect = |frame: &[u8]| {
+        let mut machine = UnixStream::connect(vpnkit.folder.path().join("qemu")).unwrap();
+        machine.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        machine.write_all(frame).unwrap();
+        machine
+    };
+    let frame = |to: [u8; 6], from: [u8; 6], payload: &[u8]| {
+        let frame = [&to[..], &from, payload].concat();
+        [&(frame.len() as u32).to_be_bytes()[..], &frame].concat()
+    };
+    // Who I am, to everybody; the payload is ARP.
+    let hello = |mac: [u8; 6], sender: u8| {
+        let arp = [&[8, 6, 0, 1, 8, 0, 6, 4, 0, 2][..], &mac, &[192, 168, 65, sender], &[0; 10]].concat();
+        frame([0xff; 6], mac, &arp)
+    };
+    let (one, two) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let mut first = connect(&hello(one, 51));
+    let mut second = connect(
+        &[hello(two, 52), hello(two, 1), hello(two, 51), frame(one, two, b"\x88\xb5between")].concat(),
+    );
+    // The last of them has arrived, and of the others the honest one alone.
+    let mut arrived = vec![0; 46 + 4 + 14 + 7];
+    first.read_exact(&mut arrived).unwrap();
+    assert!(arrived.ends_with(b"between"), "{arrived:02x?}");
+    second.write_all(&hello(two, 52)).unwrap();
+    let test = "frames_between_machines_and_what_the_switch_drops_are_captured";
+    let Some(seen) = vpnkit.ring(test, &["eth.src", "frame.comment"]) else { return };
+    let of_second: Vec<&str> =
+        seen.lines().filter_map(|line| line.strip_prefix("02:00:00:00:00:02\t")).collect();
+    let forged = "dropped: from an address that its sender cannot have";
+    assert_eq!(of_second[..4], ["", forged, forged, ""], "{seen}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use vpnkit::{DropReason, Frame, Link, LinkDrops, MacAddr, Offload, Received, Take, Waker};
+use vpnkit::{DropReason, Frame, HubLink, Link, LinkDrops, MacAddr, Offload, Received, Take, Waker};
 use vpnkit_capture::{Direction, Recorder};
 
 /// Passes frames on and gives each to a recorder, while anybody looks. Checksums that are left to the other side's
@@ -27,6 +27,17 @@ impl CapturedLink {
     pub fn new(link: Arc<dyn Link>, recorder: Arc<Recorder>, name: &str) -> Self {
         let port = recorder.add_port(name);
         Self { link, recorder, port }
+    }
+
+    /// Captures what goes from machine to machine over `switch`, or no further than that, as the same port.
+    pub fn watch(&self, switch: &HubLink) {
+        let (recorder, port) = (Arc::clone(&self.recorder), self.port);
+        switch.watch(move |frame, dropped| {
+            if recorder.is_active() {
+                let comment = dropped.map_or("", DropReason::text);
+                recorder.record(now_ns(), port, Direction::FromMachine, &[IoSlice::new(frame)], comment);
+            }
+        });
     }
 }
 

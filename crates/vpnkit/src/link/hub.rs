@@ -4,8 +4,8 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
-use ethlink::{Hub, Vnet};
-use vpnkit_stack::Offload;
+use ethlink::{Aside, Hub, Vnet};
+use vpnkit_stack::{DropReason, Offload};
 use vpnkit_wire::ethernet::MacAddr;
 
 use super::{Link, LinkDrops, Received, Take};
@@ -33,6 +33,14 @@ impl HubLink {
     /// The hardware addresses of machines that sent something, each with the number of the port where it is.
     pub fn stations(&self) -> Vec<(MacAddr, usize)> {
         self.hub().stations().map(|(mac, port)| (MacAddr(mac), port)).collect()
+    }
+
+    /// Calls `watcher` with each frame that the engine does not get, in its thread: those between machines, and those that
+    /// the switch drops, with why.
+    pub fn watch(&self, watcher: impl Fn(&[u8], Option<DropReason>) + Send + Sync + 'static) {
+        self.hub().watch(move |frame, aside| {
+            watcher(frame, (aside == Aside::Forged).then_some(DropReason::ForgedSource));
+        });
     }
 
     fn hub(&self) -> std::sync::MutexGuard<'_, Hub> {
