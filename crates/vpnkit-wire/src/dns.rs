@@ -29,6 +29,10 @@ pub const NOTIMP: u8 = 4;
 
 const CLASS_IN: u16 = 1;
 const TYPE_OPT: u16 = 41;
+/// Bytes of an OPT record without options.
+const OPT_BYTES: usize = 11;
+/// Largest message over UDP that is taken here: what the DNS flag day of 2020 settled on.
+const EDNS_BYTES: u16 = 1232;
 
 /// A query with one question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub struct Query {
     pub class: u16,
     /// Largest answer over UDP that the client takes, in bytes.
     pub udp_bytes: usize,
+    /// Whether it speaks EDNS, and is to be answered so: RFC 6891 §6.1.1.
+    edns: bool,
     /// Where the question ends.
     question_end: usize,
 }
@@ -59,12 +65,14 @@ pub fn parse(bytes: &[u8]) -> Result<Query, ParseError> {
     let (name, end) = parse_name(bytes, HEADER_BYTES)?;
     at_least(bytes, end + 4)?;
     let question_end = end + 4;
+    let edns = edns_bytes(bytes, question_end);
     Ok(Query {
         id: be16(bytes, 0),
         name,
         qtype: be16(bytes, end),
         class: be16(bytes, end + 2),
-        udp_bytes: edns_bytes(bytes, question_end),
+        udp_bytes: edns.unwrap_or(0).max(UDP_BYTES_MIN),
+        edns: edns.is_some(),
         question_end,
     })
 }
@@ -102,12 +110,21 @@ fn text(name: Vec<u8>) -> String {
 }
 
 /// Size from an OPT record right after the question, where queries have it. Spec: RFC 6891 §6.2.3.
-fn edns_bytes(bytes: &[u8], at: usize) -> usize {
+fn edns_bytes(bytes: &[u8], at: usize) -> Option<usize> {
     let plain = be16(bytes, 6) == 0 && be16(bytes, 8) == 0 && be16(bytes, 10) > 0;
     if !plain || bytes.len() < at + 11 || bytes[at] != 0 || be16(bytes, at + 1) != TYPE_OPT {
-        return UDP_BYTES_MIN;
+        return None;
     }
-    usize::from(be16(bytes, at + 3)).max(UDP_BYTES_MIN)
+    Some(usize::from(be16(bytes, at + 3)))
+}
+
+/// Appends an OPT record without options, and counts it. Spec: RFC 6891 §6.1.2.
+fn put_opt(message: &mut Vec<u8>) {
+    message.push(0);
+    message.extend_from_slice(&TYPE_OPT.to_be_bytes());
+    message.extend_from_slice(&EDNS_BYTES.to_be_bytes());
+    message.extend_from_slice(&[0; 6]);
+    message[11] = 1;
 }
 
 /// The bytes of the only question of a message: name, type and class; `None` when there is none, or another number.
@@ -180,7 +197,7 @@ pub fn encode_name(name: &str) -> Option<Vec<u8>> {
 /// be none (NODATA).
 pub fn answer(query: &[u8], parsed: &Query, addresses: &[IpAddr], ttl_seconds: u32) -> Vec<u8> {
     let mut out = Vec::new();
-    emit_reply(&mut out, query, Some(parsed), NOERROR);
+    emit_head(&mut out, query, Some(parsed), NOERROR);
     out[2] |= 0x04;
     let mut count = 0u16;
     for address in addresses {
@@ -189,7 +206,7 @@ pub fn answer(query: &[u8], parsed: &Query, addresses: &[IpAddr], ttl_seconds: u
             (IpAddr::V6(v6), TYPE_AAAA) => &v6.octets(),
             _ => continue,
         };
-        if out.len() + 12 + octets.len() > UDP_BYTES_MIN {
+        if out.len() + 12 + octets.len() + OPT_BYTES > UDP_BYTES_MIN {
             break;
         }
         out.extend_from_slice(&[0xc0, HEADER_BYTES as u8]);
@@ -201,6 +218,9 @@ pub fn answer(query: &[u8], parsed: &Query, addresses: &[IpAddr], ttl_seconds: u
         count += 1;
     }
     out[6..8].copy_from_slice(&count.to_be_bytes());
+    if parsed.edns {
+        put_opt(&mut out);
+    }
     out
 }
 
@@ -213,8 +233,16 @@ pub fn reply(query: &[u8], rcode: u8) -> Vec<u8> {
 
 /// Puts what [`reply`] returns into an empty buffer, for a query that was parsed, or could not be.
 pub fn emit_reply(out: &mut Vec<u8>, query: &[u8], parsed: Option<&Query>, rcode: u8) {
+    emit_head(out, query, parsed, rcode);
+    if parsed.is_some_and(|parsed| parsed.edns) {
+        put_opt(out);
+    }
+}
+
+/// Puts header and question into an empty buffer.
+fn emit_head(out: &mut Vec<u8>, query: &[u8], parsed: Option<&Query>, rcode: u8) {
     let question_end = parsed.map_or(0, |parsed| parsed.question_end);
-    out.reserve(question_end.max(HEADER_BYTES));
+    out.reserve(question_end.max(HEADER_BYTES) + OPT_BYTES);
     out.resize(HEADER_BYTES, 0);
     let known = query.len().min(4);
     out[..known].copy_from_slice(&query[..known]);
@@ -227,9 +255,10 @@ pub fn emit_reply(out: &mut Vec<u8>, query: &[u8], parsed: Option<&Query>, rcode
     }
 }
 
-/// Returns `answer`, cut to its question and marked truncated when it is larger than `limit_bytes`.
+/// Returns `answer`, cut to its question and marked truncated when it is larger than `limit_bytes`; who takes more than 512
+/// bytes speaks EDNS, and is told that we do.
 ///
-/// Spec: RFC 2181 §9.
+/// Spec: RFC 2181 §9, RFC 6891 §7.
 pub fn truncate(answer: &mut Vec<u8>, limit_bytes: usize) {
     if answer.len() <= limit_bytes || answer.len() < HEADER_BYTES {
         return;
@@ -241,6 +270,9 @@ pub fn truncate(answer: &mut Vec<u8>, limit_bytes: usize) {
     answer[4] = 0;
     answer[5] = u8::from(end > HEADER_BYTES);
     answer[6..12].fill(0);
+    if limit_bytes > UDP_BYTES_MIN {
+        put_opt(answer);
+    }
 }
 
 /// Whether an answer says that it was cut.
@@ -279,6 +311,25 @@ mod tests {
         let head = [0x12, 0x34, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 0, 1, b'a', 1, b'b', 0, 0, 1, 0, 1];
         assert_eq!(out[..21], head);
         assert_eq!(out[21..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn who_speaks_edns_is_answered_so() {
+        let opt = [&[0, 0, 41][..], &EDNS_BYTES.to_be_bytes(), &[0; 6]].concat();
+        let bytes = query("a.b", TYPE_A, Some(4096));
+        let parsed = parse(&bytes).unwrap();
+        let many: Vec<IpAddr> = (0..200).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let mut cut = answer(&query("a.b", TYPE_A, None), &parsed, &[], 0);
+        cut.extend([0; 5000]);
+        truncate(&mut cut, 4096);
+        for out in [answer(&bytes, &parsed, &many, 0), reply(&bytes, SERVFAIL), cut] {
+            assert!(out.ends_with(&opt) && be16(&out, 10) == 1, "{out:02x?}");
+            assert!(out.len() <= UDP_BYTES_MIN);
+        }
+        let plain = query("a.b", TYPE_A, None);
+        for out in [answer(&plain, &parse(&plain).unwrap(), &many, 0), reply(&plain, SERVFAIL)] {
+            assert_eq!(be16(&out, 10), 0);
+        }
     }
 
     #[test]
