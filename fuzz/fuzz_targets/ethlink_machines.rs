@@ -1,12 +1,13 @@
-//! Machines that connect and send anything: greetings, frames with their lengths, vhost-user's messages.
+//! Machines that connect and send anything: greetings, frames with their lengths and addresses, vhost-user's messages.
 //!
 //! The first byte chooses what the machine claims to speak.
 #![no_main]
 
 use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 
-use ethlink::{Address, Hub, Protocol};
+use ethlink::{Address, Addresses, Hub, Protocol};
 use libfuzzer_sys::fuzz_target;
 
 const PROTOCOLS: [Protocol; 4] = [Protocol::Qemu, Protocol::Vmnet, Protocol::Connect, Protocol::VhostUser];
@@ -17,6 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().expect("there is room for a folder");
     let path = folder.path().join("socket");
     let mut hub = Hub::new(ENGINE, 1500).expect("there are descriptors");
+    let [gateway, gateway6] = [Ipv4Addr::new(10, 0, 0, 1).into(), Ipv6Addr::LOCALHOST.into()];
+    let ipv4 = (Ipv4Addr::new(10, 0, 0, 1), 24);
+    hub.set_addresses(Addresses { engine: vec![gateway, gateway6], ipv4, ipv6: Some(Ipv6Addr::LOCALHOST) });
     let protocol = PROTOCOLS[usize::from(*kind) % PROTOCOLS.len()];
     hub.listen(protocol, &Address::Unix(path.clone())).expect("the folder is ours");
     let mut machine = UnixStream::connect(&path).expect("somebody listens");

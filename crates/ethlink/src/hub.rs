@@ -64,8 +64,11 @@ pub enum Aside {
     Forged,
 }
 
+/// Called with a frame, and what became of it.
+type Tell = dyn Fn(&[u8], Aside) + Send + Sync;
+
 /// Who is told of frames that the engine does not get.
-struct Watcher(Box<dyn Fn(&[u8], Aside) + Send + Sync>);
+struct Watcher(Box<Tell>);
 
 impl std::fmt::Debug for Watcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

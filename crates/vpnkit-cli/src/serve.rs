@@ -25,11 +25,7 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     raise_open_files();
     return_large_buffers();
     let mut config = cli.config()?;
-    if let Some(netns) = &cli.netns {
-        // Else what ends with it would end before its helper says why.
-        let Ok(namespace) = netns.parse::<Namespace>();
-        namespace.check().map_err(|error| Failure::bad(&error))?;
-    }
+    check_namespace(cli)?;
     let watched = Watched::of(cli);
     watched.check()?;
     // Before anything is open that is not the warden's, and while there is one thread.
@@ -97,6 +93,13 @@ pub fn serve(cli: &Cli) -> Result<(), Failure> {
     }
     engine.wait();
     Ok(())
+}
+
+/// Errs for a namespace that is not there: else what ends with it would end before its helper says why.
+fn check_namespace(cli: &Cli) -> Result<(), Failure> {
+    let Some(netns) = &cli.netns else { return Ok(()) };
+    let Ok(namespace) = netns.parse::<Namespace>();
+    namespace.check().map_err(|error| Failure::bad(&error))
 }
 
 /// What the process outside does for this one.

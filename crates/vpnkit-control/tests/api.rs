@@ -108,7 +108,7 @@ fn a_body_needs_no_type() {
             (serde_json::from_str::<Value>(message).unwrap()["message"].to_string(), status.to_owned())
         })
         .unwrap();
-    assert!(message.contains("the body is not understood") && status == "400", "{message} {status}");
+    assert!(message.contains("parse the request body as JSON") && status == "400", "{message} {status}");
 }
 
 #[test]
@@ -211,6 +211,7 @@ fn what_a_client_gets_wrong_is_said_to_it() {
         ("in_ip", json!("10.0.0.1"), "not an address that a guest of"),
         ("out_ip", json!("nowhere"), "not an address"),
         ("in_port", json!(0), "in_port is missing"),
+        ("in_port", json!(70000), "in_port: invalid value"),
     ];
     for (field, value, expected) in cases {
         let mut body = good.clone();

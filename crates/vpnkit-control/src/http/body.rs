@@ -1,6 +1,7 @@
 //! Bodies of requests: JSON, whatever their type says. gvproxy's documentation has `curl -d` without one, and what it cannot
 //! be read as is said in the form of all refusals.
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
@@ -21,9 +22,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|error| Refusal { status: error.status(), message: error.body_text() })?;
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|error| Refusal::bad(format!("the body is not understood: {error}")))
+        // It says which field is wrong.
+        let parsed = Json::from_bytes(&bytes).map_err(|error| Refusal::bad(error.body_text()))?;
+        Ok(Self(parsed.0))
     }
 }
 
