@@ -264,7 +264,7 @@ impl Endpoint {
             // The timeout has doubled with every attempt: nothing waits for it now.
             self.probing = false;
             self.snd_nxt = self.snd_una;
-            self.forget_holes();
+            self.forget_holes(true);
             self.rtt.reset();
             self.timing = None;
             self.timer = Timer::Off;

@@ -222,9 +222,11 @@ impl Endpoint {
         }
     }
 
-    /// Takes nothing for arrived beyond the acknowledgement: RFC 2018 §8, after a timeout.
-    pub(super) fn forget_holes(&mut self) {
-        self.scoreboard.clear();
+    /// Ends all that a loss began; `all` forgets what the peer has too.
+    pub(super) fn forget_holes(&mut self, all: bool) {
+        if all {
+            self.scoreboard.clear();
+        }
         self.congestion.end_recovery(self.mss);
         self.head_due = false;
         self.tail = Tail::Quiet;

@@ -1,7 +1,7 @@
 //! What the peer has beyond its acknowledgement, as it says itself, and so which holes are to be sent again.
 //!
-//! It may take that back (RFC 2018 §8), so nothing is released because of it, and a timeout forgets all of it. Spec: RFC
-//! 2018 §5, RFC 6675.
+//! It may take that back (RFC 2018 §8), so nothing is released because of it, and all of it is forgotten when it does, and
+//! when a second timeout follows the first. Spec: RFC 2018 §5, RFC 6675.
 
 use vpnkit_wire::tcp::Seq;
 
@@ -48,13 +48,14 @@ impl Scoreboard {
         (merged.1.since(merged.0) - known).unsigned_abs()
     }
 
-    /// All before `acked` is acknowledged. A range that begins there was taken back: its peer would have said so.
+    /// All before `acked` is acknowledged. A range that begins there was taken back, and no other is believed: the peer would
+    /// have acknowledged it too.
     pub fn acknowledge(&mut self, acked: Seq) {
         if self.ranges.is_empty() {
             return;
         }
-        self.ranges.retain(|range| acked.before(range.0));
-        if self.ranges.is_empty() {
+        self.ranges.retain(|range| !range.0.before(acked));
+        if self.ranges.first().is_none_or(|range| range.0 == acked) {
             self.clear();
         }
     }

@@ -71,7 +71,9 @@ impl Endpoint {
         let in_flight = self.snd_max.since(self.snd_una).unsigned_abs();
         self.congestion.on_timeout(in_flight, self.snd_max, self.mss);
         self.snd_nxt = self.snd_una;
-        self.forget_holes();
+        // RFC 2018 §8 would have it forgotten at once; RFC 6675 §5.1 has it used. A peer that took it back acknowledges
+        // nothing of it, which is seen, or goes on being silent.
+        self.forget_holes(self.retries > 1);
         // A window too small for anything must still be probed.
         self.probing = self.snd_wnd < self.mss;
     }
