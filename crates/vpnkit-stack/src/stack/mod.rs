@@ -19,6 +19,8 @@ mod tcp_output;
 #[cfg(test)]
 mod tests;
 mod udp;
+#[cfg(test)]
+mod violations;
 mod volatile;
 mod zones;
 

@@ -9,7 +9,8 @@ use vpnkit_wire::{ipv4, tcp};
 #[path = "../../tests/frames/mod.rs"]
 mod frames;
 
-use self::frames::{NOW, OUTSIDE, Sink, segment};
+pub(super) use self::frames::{NOW, Sink};
+use self::frames::{OUTSIDE, segment};
 use super::{SWEEP, Stack};
 use crate::config::Config;
 use crate::event::{Effect, TcpId};
@@ -75,7 +76,7 @@ impl Net {
 }
 
 /// Makes a connection; returns it and the peer's next sequence number.
-fn open(stack: &mut Stack, port: u16) -> (TcpId, u32) {
+pub(super) fn open(stack: &mut Stack, port: u16) -> (TcpId, u32) {
     stack.on_frame(NOW, Offload::NONE, &segment(OUTSIDE, port, (100, 0, SYN), b""), &mut ());
     let Some(Effect::TcpConnect { flow, .. }) = stack.pop_effect() else { panic!("no connection") };
     stack.tcp_connected(flow);

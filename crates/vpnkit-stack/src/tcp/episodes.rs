@@ -240,6 +240,11 @@ fn costs(what: &str, seeds: std::ops::Range<u64>, plan: fn(u64) -> Plan) -> Cost
     sum
 }
 
+/// An endpoint that is connected to another.
+pub(super) fn connected() -> Endpoint {
+    Episode::new(plan(1)).sender
+}
+
 fn plan(seed: u64) -> Plan {
     let large = seed.is_multiple_of(2);
     Plan { seed, bytes: 1_000_000, burst: 1_000_000, loss: 0, duplicates: 0, late: 0, large }

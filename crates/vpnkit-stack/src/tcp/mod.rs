@@ -15,6 +15,8 @@ mod timer;
 
 #[cfg(test)]
 mod episodes;
+#[cfg(test)]
+mod violations;
 
 pub(crate) use endpoint::{Changes, Endpoint, Phase, Settings};
 pub(crate) use output::Plan;

@@ -11,6 +11,8 @@ mod spin;
 mod splice;
 pub(crate) mod sys;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use std::io::IoSlice;
@@ -29,7 +31,7 @@ use crate::config::{Config, Forward, ForwardError, StartError, Update};
 use crate::intercept::Intercept;
 use crate::link::{Link, Received};
 use crate::waker::Waker;
-use poller::{Owner, Poller, Token};
+use poller::{Owned, Owner, Poller, Token};
 use spin::Spin;
 
 pub(crate) use forward::Bound;
@@ -369,19 +371,17 @@ impl Host {
     /// Panics unless all invariants hold: every descriptor has one owner, and every owner its descriptor.
     fn check(&self) {
         self.stack.check();
-        let own = 1 + usize::from(self.link.fd().is_some()) + usize::from(self.inside.is_some());
-        let parts = [
-            self.pairs.len(),
-            self.tcp.len(),
-            self.udp.len(),
-            self.pings.len(),
-            self.forwards.len(),
-            self.dns.len(),
-        ];
-        assert_eq!(
-            self.poller.len(),
-            own + parts.iter().sum::<usize>(),
-            "descriptors and their owners: {parts:?}"
-        );
+        let owned = Owned {
+            waker: 1,
+            link: usize::from(self.link.fd().is_some()),
+            inside: usize::from(self.inside.is_some()),
+            pairs: self.pairs.len(),
+            tcp: self.tcp.len(),
+            udp: self.udp.len(),
+            pings: self.pings.len(),
+            forwards: self.forwards.len(),
+            dns: self.dns.len(),
+        };
+        assert_eq!(self.poller.owned(), owned, "descriptors and their owners");
     }
 }

@@ -3,6 +3,7 @@
 //! A token names a slot and its generation, so that an event of a descriptor that was closed in the same round
 //! finds nothing.
 
+use std::collections::HashSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -16,7 +17,7 @@ use vpnkit_stack::{PingId, TcpId, UdpId};
 const EVENTS_MAX: usize = 512;
 
 /// Who a descriptor belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Owner {
     Waker,
     Link,
@@ -31,6 +32,37 @@ pub enum Owner {
     Inside,
     /// An attempt to ask a resolver, by its slot.
     Dns(usize),
+}
+
+/// How many descriptors each kind of owner has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Owned {
+    pub waker: usize,
+    pub link: usize,
+    pub inside: usize,
+    /// Two for each pair.
+    pub pairs: usize,
+    pub tcp: usize,
+    pub udp: usize,
+    pub pings: usize,
+    pub forwards: usize,
+    pub dns: usize,
+}
+
+impl Owned {
+    fn of(&mut self, owner: Owner) -> &mut usize {
+        match owner {
+            Owner::Waker => &mut self.waker,
+            Owner::Link => &mut self.link,
+            Owner::Inside => &mut self.inside,
+            Owner::Spliced(..) => &mut self.pairs,
+            Owner::Tcp(_) => &mut self.tcp,
+            Owner::Udp(_) => &mut self.udp,
+            Owner::Ping(_) => &mut self.pings,
+            Owner::Forward(_) => &mut self.forwards,
+            Owner::Dns(_) => &mut self.dns,
+        }
+    }
 }
 
 /// What is registered; given back to take it out.
@@ -125,8 +157,15 @@ impl Poller {
         Some((slot.1?, flags))
     }
 
-    /// Descriptors registered.
-    pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+    /// Counts the descriptors of each kind of owner. Panics when one owner has two.
+    pub fn owned(&self) -> Owned {
+        let mut owned = Owned::default();
+        let mut seen = HashSet::new();
+        for owner in self.slots.iter().filter_map(|slot| slot.1) {
+            assert!(seen.insert(owner), "{owner:?} has two descriptors");
+            *owned.of(owner) += 1;
+        }
+        assert_eq!(seen.len(), self.slots.len() - self.free.len(), "slots that are neither free nor owned");
+        owned
     }
 }
