@@ -37,6 +37,7 @@ fn attempt_one(attempt: &str) -> io::Result<()> {
             let pid = argument.parse().ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
             Ok(rustix::process::kill_process(pid, Signal::TERM)?)
         }
+        "own" => vpnkit_sandbox::signal_by_pipe(argument.parse().map_err(io::Error::other)?),
         "limits" => {
             use rustix::process::{Resource, Rlimit, setrlimit};
             Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)

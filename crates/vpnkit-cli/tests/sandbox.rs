@@ -76,20 +76,25 @@ fn files_programs_and_sockets_of_others_are_out_of_reach() {
 #[test]
 fn what_only_an_intruder_does_ends_the_process() {
     let folder = tempfile::tempdir().unwrap();
-    let victim = std::process::id().to_string();
+    let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+    let victim = other.id().to_string();
     for attempt in [
         "exec=/bin/true",
         "setns",
         "userns",
         "chroot",
         &format!("signal={victim}"),
+        &format!("own={victim}"),
         &format!("trace={victim}"),
     ] {
         let mut trying = Trying::start(folder.path(), &[attempt.to_owned()]);
         let rest: Vec<String> = trying.lines.by_ref().map(Result::unwrap).collect();
         let status = trying.child.wait().unwrap();
         assert_eq!(status.signal(), Some(31), "SIGSYS for {attempt}: {status} {rest:?}");
+        assert!(other.try_wait().unwrap().is_none(), "{attempt} ended another process");
     }
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]

@@ -30,7 +30,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_futex,
     libc::SYS_getegid,
@@ -134,6 +133,24 @@ const DEADLY: &[i64] = &[
     libc::SYS_userfaultfd,
 ];
 
+/// Commands of fcntl(2) that are allowed: flags, copies, sizes of pipes, and seals of a machine's memory.
+const FCNTL_ALLOWED: [i32; 10] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_SETPIPE_SZ,
+    libc::F_GETPIPE_SZ,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
+];
+
+/// Commands of fcntl(2) that have the kernel send signals of one's choice to any process of the same user, as kill(2) would:
+/// `F_SETOWN`, `F_SETSIG`, `F_SETOWN_EX`, by their numbers, which not every C library has.
+const FCNTL_DEADLY: [i32; 3] = [8, 10, 15];
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// The filters, to be applied in this order.
@@ -142,12 +159,22 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// When the architecture is not known to the compiler of filters.
 pub fn programs() -> Result<[BpfProgram; 2], BackendError> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-    let deadly: Rules = DEADLY.iter().map(|call| (*call, Vec::new())).collect();
+    let mut deadly: Rules = DEADLY.iter().map(|call| (*call, Vec::new())).collect();
+    deadly.insert(libc::SYS_fcntl, commands(&FCNTL_DEADLY)?);
     let deadly = SeccompFilter::new(deadly, SeccompAction::Allow, SeccompAction::KillProcess, architecture)?;
     let missing = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
     // The second filter says ENOSYS where the first says the end; the kernel takes the more severe.
     let allowed = SeccompFilter::new(allowed()?, missing, SeccompAction::Allow, architecture)?;
     Ok([deadly.try_into()?, allowed.try_into()?])
+}
+
+/// A rule for each command of a call that takes it as the second argument.
+fn commands(commands: &[i32]) -> Result<Vec<SeccompRule>, BackendError> {
+    let rule = |command: &i32| {
+        let is = SeccompCondition::new(1, Dword, Eq, u64::from(command.unsigned_abs()))?;
+        SeccompRule::new(vec![is])
+    };
+    commands.iter().map(rule).collect()
 }
 
 fn allowed() -> Result<Rules, BackendError> {
@@ -175,6 +202,7 @@ fn allowed() -> Result<Rules, BackendError> {
     let flags = thread | namespaces as u32 as u64;
     let clone = SeccompCondition::new(0, Qword, MaskedEq(flags), thread)?;
     rules.insert(libc::SYS_clone, vec![rule(vec![clone])?]);
+    rules.insert(libc::SYS_fcntl, commands(&FCNTL_ALLOWED)?);
     let ours = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(vec![is(0, ours)?])?]);
     #[allow(clippy::unnecessary_cast, reason = "requests are int in some C libraries")]

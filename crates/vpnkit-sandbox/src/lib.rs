@@ -21,5 +21,5 @@ pub use code::Code;
 pub use confine::{ConfineError, Report, confine};
 pub use heap::return_large_buffers;
 #[doc(hidden)]
-pub use sys::{trace, unshare};
+pub use sys::{signal_by_pipe, trace, unshare};
 pub use warden::{Charge, Event, Events, Warden};

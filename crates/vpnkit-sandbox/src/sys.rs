@@ -59,6 +59,26 @@ pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
 
+/// Has what happens at a pipe of its own told to another process by SIGKILL, and lets something happen: for tests, which
+/// see to it that this is refused.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn signal_by_pipe(pid: i32) -> io::Result<()> {
+    // Not every C library has the number.
+    const F_SETSIG: i32 = 10;
+    let (reader, mut writer) = io::pipe()?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
+    let changes = [(libc::F_SETOWN, pid), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, libc::O_ASYNC)];
+    for (command, argument) in changes {
+        // SAFETY: these commands take numbers, and the descriptor is open.
+        if unsafe { libc::fcntl(fd, command, argument) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    io::Write::write_all(&mut writer, b"now")
+}
+
 /// Attaches to another process as a debugger does: for tests, which see to it that this is refused.
 ///
 /// # Errors
