@@ -249,6 +249,24 @@ fn ask_over_stream(stream: &mut (impl Read + Write), number: u8, length: fn(usiz
     }
 }
 
+/// Waits until the network knows of no machine. One that left is there until the last descriptor of its socket is closed, and
+/// processes that other tests start have it too before they are programs of their own.
+fn wait_until_all_left(control: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut stream = UnixStream::connect(control).unwrap();
+        stream.write_all(b"GET /cam HTTP/1.1\r\nHost: vpnkit\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        if answer.ends_with("\r\n\r\n{}") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "machines that left are known: {answer}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn machines_of_other_kinds_attach_and_come_back_and_reach_one_another() {
     let folder = Folder::new();
@@ -258,6 +276,7 @@ fn machines_of_other_kinds_attach_and_come_back_and_reach_one_another() {
     let flags = ["--listen-bess", &bess, "--listen", &gvproxy, "--listen-qemu", &qemu, "--control", &control];
     let _vpnkit = vpnkit(&flags, &control);
     for _ in 0..3 {
+        wait_until_all_left(&control);
         let packets = Packets::connect(&bess);
         packets.send(&arp_request(11, GATEWAY));
         packets.receive(|frame| is_arp_reply(frame, 11, GATEWAY));
