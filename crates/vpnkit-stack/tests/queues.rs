@@ -7,8 +7,8 @@ use frames::{OUTSIDE, exchange, segment, segment_with_window, sent, stack, tcp_o
 use vpnkit_stack::{Effect, Stack, TcpId};
 use vpnkit_wire::tcp;
 
-/// What one read of the host may bring.
-const READ_BYTES: usize = 256 * 1024;
+/// What is queued ahead of what may be under way.
+const AHEAD_BYTES: usize = 256 * 1024;
 
 /// Connects to `port` and returns the flow, with the number that the guest expects.
 fn connect(stack: &mut Stack, port: u16) -> (TcpId, u32) {
@@ -31,18 +31,18 @@ fn fill(stack: &mut Stack, flow: TcpId) -> usize {
 }
 
 #[test]
-fn a_guest_with_room_gets_what_may_be_under_way_and_a_read_ahead_of_it() {
+fn a_guest_with_room_gets_what_may_be_under_way_and_something_ahead_of_it() {
     let mut stack = stack();
     let (flow, _) = connect(&mut stack, 80);
-    assert_eq!(stack.tcp_room(flow), 65_535 + READ_BYTES);
+    assert_eq!(stack.tcp_room(flow), 65_535 + AHEAD_BYTES);
 }
 
 #[test]
-fn a_guest_that_takes_nothing_has_one_read_queued() {
+fn a_guest_that_takes_nothing_has_little_queued() {
     let mut stack = stack();
     let (flow, expected) = connect(&mut stack, 80);
     exchange(&mut stack, &segment_with_window(OUTSIDE, 80, (101, expected, tcp::ACK), 0, b""));
-    assert_eq!(fill(&mut stack, flow), READ_BYTES);
+    assert_eq!(fill(&mut stack, flow), AHEAD_BYTES);
     assert_eq!(stack.tcp_room(flow), 0);
 }
 
@@ -54,8 +54,8 @@ fn flows_that_queue_much_together_have_less_each_and_none_stands_still() {
         let (flow, _) = connect(&mut stack, port);
         shares.push(fill(&mut stack, flow));
     }
-    assert_eq!(shares[0], 65_535 + READ_BYTES);
-    assert_eq!(shares[38], READ_BYTES);
+    assert_eq!(shares[0], 65_535 + AHEAD_BYTES);
+    assert_eq!(shares[38], AHEAD_BYTES);
     assert!(shares.is_sorted_by(|earlier, later| earlier >= later), "{shares:?}");
     // What waited is read once there is room for it, and no earlier.
     while stack.pop_effect().is_some() {}

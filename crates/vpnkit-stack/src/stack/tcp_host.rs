@@ -17,7 +17,7 @@ use crate::table::FlowKey;
 use crate::tcp::Endpoint;
 use crate::time::Instant;
 
-/// Bytes queued beyond what may be under way: what one read brings, so that the next frames are there when there is
+/// Bytes queued beyond what may be under way: what two large reads bring, so that the next frames are there when there is
 /// room for them.
 pub(super) const AHEAD_BYTES: usize = 256 * 1024;
 /// Bytes that a flow may queue when the memory for all is used up: flows go on with little rather than stop.

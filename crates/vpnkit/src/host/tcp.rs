@@ -17,7 +17,7 @@ use crate::intercept::Detour;
 
 /// Bytes asked for in the first read of a connection; it grows with what comes.
 const READ_BYTES_MIN: usize = 4096;
-const READ_BYTES_MAX: usize = 256 * 1024;
+const READ_BYTES_MAX: usize = 128 * 1024;
 /// How long a connection is idle until its peer is asked, and then asked again. The guest was idle for its own time
 /// before it asked first; routers between forget sooner than the system's two hours.
 const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
