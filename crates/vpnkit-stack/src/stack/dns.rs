@@ -10,6 +10,7 @@ use vpnkit_wire::{ParseError, dns};
 
 use super::Stack;
 use super::tcp::Owner;
+use super::tcp_host::AHEAD_BYTES;
 use crate::config::Ipv6Network;
 use crate::drops::DropReason;
 use crate::event::{DnsId, Effect, TcpId};
@@ -241,7 +242,7 @@ impl Stack {
             let Some(entry) = self.tcp.get_mut(flow.0) else { return };
             let Owner::Dns { pending } = entry.owner else { return };
             let queued_bytes = entry.endpoint.queued_bytes();
-            if pending >= PER_CONNECTION_MAX || queued_bytes > self.config.limits.send_bytes {
+            if pending >= PER_CONNECTION_MAX || queued_bytes > AHEAD_BYTES {
                 return;
             }
             let (first, second) = entry.endpoint.received();

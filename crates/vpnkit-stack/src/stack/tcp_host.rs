@@ -17,8 +17,8 @@ use crate::table::FlowKey;
 use crate::tcp::Endpoint;
 use crate::time::Instant;
 
-/// Bytes queued beyond what may be under way: what two large reads bring, so that the next frames are there when there is
-/// room for them.
+/// Bytes that one flow may always have queued, beyond what may be under way: what two large reads bring, so that the next
+/// frames are there when there is room for them.
 pub(super) const AHEAD_BYTES: usize = 256 * 1024;
 /// Bytes that a flow may queue when the memory for all is used up: flows go on with little rather than stop.
 const SCARCE_BYTES: usize = 4096;
